@@ -1,0 +1,1 @@
+//! Builds the eBPF object; shared by mesh-agent/build.rs and xtask.

@@ -1,0 +1,3 @@
+//! eBPF programs.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Builds real two-node worlds for the native tests and the demo.
