@@ -1,1 +1,18 @@
 //! Builds real two-node worlds for the native tests and the demo.
+//!
+//! A world is made of network namespaces, cgroups and one wire, so that what the tests claim is seen on real packets
+//! and by real programs. Nothing here knows how the agent works inside: it starts the binary and looks from outside.
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod app;
+pub mod capture;
+pub mod cgroup;
+pub mod demo;
+pub mod guard;
+pub mod mesh;
+pub mod metrics;
+pub mod netns;
+pub mod process;
+pub mod wait;
+pub mod world;

@@ -1,0 +1,181 @@
+//! One node's agent, driven and observed from outside: signals, admin address, access log, metrics.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+use serde_json::{Map, Value};
+
+use crate::metrics;
+use crate::process::{Place, Process, whole_lines};
+use crate::wait::{LIMIT, wait_until};
+use crate::world::Node;
+
+/// Each node has its own loopback, so all agents can have the same port.
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
+
+/// How much of a log an error quotes.
+const QUOTED_LINES: usize = 30;
+
+/// The outcome of one connection, as the agent tells it.
+#[derive(Clone, Debug)]
+pub struct AccessLine(Map<String, Value>);
+
+impl AccessLine {
+    /// A field as text; empty if absent.
+    pub fn field(&self, name: &str) -> String {
+        match self.0.get(name) {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(value) => value.to_string(),
+        }
+    }
+
+    /// Whether all the given fields have the given values.
+    pub fn has(&self, fields: &[(&str, &str)]) -> bool {
+        fields.iter().all(|(name, value)| self.field(name) == *value)
+    }
+}
+
+/// An agent; killed when dropped.
+#[derive(Debug)]
+pub struct Agent {
+    node: String,
+    binary: PathBuf,
+    config: PathBuf,
+    cgroup_root: PathBuf,
+    bpffs: PathBuf,
+    place: Place,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+impl Agent {
+    /// Starts the agent of `node`; returns at once.
+    pub(crate) fn start(binary: &Path, node: &Node, config: &Path) -> Result<Self> {
+        let mut agent = Self {
+            node: node.name().to_owned(),
+            binary: binary.to_owned(),
+            config: config.to_owned(),
+            cgroup_root: node.cgroup_root().to_owned(),
+            bpffs: node.bpffs().to_owned(),
+            place: node.place().clone(),
+            log: node.place().logs.join(format!("agent-{}.log", node.name())),
+            process: None,
+        };
+        agent.spawn()?;
+        Ok(agent)
+    }
+
+    /// The node that it serves.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The file with all that it logged, over all restarts.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    fn spawn(&mut self) -> Result<()> {
+        let mut command = self.place.command(&self.binary);
+        command.arg("run").arg("--config").arg(&self.config).args(["--node", &self.node]);
+        command.arg("--cgroup-root").arg(&self.cgroup_root).arg("--bpffs").arg(&self.bpffs);
+        command.args(["--admin", &ADMIN.to_string(), "--log-format", "json"]);
+        let stdout = self.log.with_extension("out");
+        self.process = Some(Process::start(&mut command, stdout, self.log.clone())?);
+        Ok(())
+    }
+
+    /// Waits until it serves all workloads of its node.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let what = format!("the agent of node {} is ready", self.node);
+        let ready = wait_until(LIMIT, &what, || {
+            let process = self.process.as_mut().context("the agent was stopped")?;
+            if let Some(status) = process.exited()? {
+                bail!("the agent of node {} ended: {status}", self.node);
+            }
+            // Until it listens, connecting fails.
+            let answer = metrics::get(&self.place.netns, ADMIN, "/readyz");
+            Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
+        });
+        ready.with_context(|| self.quote())
+    }
+
+    /// Kills it as a crash would; returns once it is gone.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process.take().context("the agent was stopped")?.kill9()
+    }
+
+    /// Asks it to stop and waits for its end.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("the agent was stopped")?;
+        process.signal(Signal::TERM)?;
+        process.wait_exit(LIMIT).with_context(|| self.quote())
+    }
+
+    /// Starts it again after `kill9` or `terminate`, and waits until it is ready.
+    pub fn restart(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait_ready()
+    }
+
+    /// Takes the node out of the mesh: removes what the agent pinned.
+    pub fn uninstall(&self) -> Result<()> {
+        let mut command = self.place.command(&self.binary);
+        command.arg("uninstall").arg("--bpffs").arg(&self.bpffs);
+        self.place.run(&mut command)?.success().context("mesh-agent uninstall")?;
+        Ok(())
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// Its access lines so far.
+    pub fn access_lines(&self) -> Result<Vec<AccessLine>> {
+        let text = std::fs::read(&self.log).with_context(|| format!("read {}", self.log.display()))?;
+        Ok(whole_lines(&String::from_utf8_lossy(&text)).filter_map(access_line).collect())
+    }
+
+    /// Waits for an access line with the given fields.
+    pub fn wait_access(&self, fields: &[(&str, &str)]) -> Result<AccessLine> {
+        let what = format!("an access line of node {} with {fields:?}", self.node);
+        let found = wait_until(LIMIT, &what, || Ok(self.access_lines()?.into_iter().find(|line| line.has(fields))));
+        found.with_context(|| self.quote())
+    }
+
+    /// Its metrics as text.
+    pub fn metrics(&self) -> Result<String> {
+        Ok(metrics::get(&self.place.netns, ADMIN, "/metrics")?.body)
+    }
+
+    /// The sum of the samples of a metric that carry all of `labels`.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        Ok(metrics::sum(&self.metrics()?, name, labels))
+    }
+
+    /// The end of its log, for an error.
+    pub fn quote(&self) -> String {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(QUOTED_LINES)..];
+        format!("log of the agent of node {}:\n{}", self.node, tail.join("\n"))
+    }
+}
+
+/// The fields of an access line, also where they are nested below `fields`.
+fn access_line(line: &str) -> Option<AccessLine> {
+    let Value::Object(mut object) = serde_json::from_str(line).ok()? else { return None };
+    if object.get("target")?.as_str()? != "access" {
+        return None;
+    }
+    if let Some(Value::Object(fields)) = object.remove("fields") {
+        object.extend(fields);
+    }
+    Some(AccessLine(object))
+}

@@ -1,0 +1,176 @@
+//! The program that tests run inside pods: clients and servers that report what they see as JSON lines.
+//!
+//! A separate process, because the kernel attests the caller's cgroup and a thread can't have one of its own. The types
+//! of its reports are used on both sides.
+
+mod bypass;
+mod client;
+mod server;
+mod storm;
+mod udp;
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+/// What a server that speaks first says.
+pub const GREETING: &str = "220 the server speaks first";
+
+/// What the server puts before the line that it answers.
+pub const ANSWER: &str = "answer: ";
+
+/// A server's report.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Served {
+    /// A connection reached the application.
+    Accepted {
+        /// The client, as accept() told.
+        peer: SocketAddr,
+        /// The client, as getpeername() told.
+        getpeername: SocketAddr,
+        /// The server's end.
+        local: SocketAddr,
+    },
+    /// A line reached the application.
+    Line {
+        /// The line, without its end.
+        text: String,
+    },
+    /// Clients may come.
+    Listening,
+}
+
+/// A client's report of one connection.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct Called {
+    /// The client's end, as getsockname() told; absent if connect() failed.
+    pub local: Option<SocketAddr>,
+    /// The server, as getpeername() told.
+    pub peer: Option<SocketAddr>,
+    /// What the server said unasked.
+    pub greeting: Option<String>,
+    /// What the server answered.
+    pub answer: Option<String>,
+    /// Why there is no answer.
+    pub error: Option<String>,
+}
+
+/// The outcome of one connection of a storm.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Attempt {
+    /// Whether the answer came.
+    pub answered: bool,
+}
+
+#[derive(Debug, Parser)]
+enum Arguments {
+    /// Connects once, says a line, prints a report.
+    Call {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        say: String,
+        /// Wait for a greeting before speaking.
+        #[arg(long)]
+        greeted: bool,
+        /// Use an IPv6 socket for an IPv4 address.
+        #[arg(long)]
+        mapped: bool,
+    },
+    /// Sends a SYN as a raw Ethernet frame, past the socket layer.
+    PacketSyn {
+        #[arg(long)]
+        from: SocketAddr,
+        #[arg(long)]
+        to: SocketAddr,
+        /// The hardware address of the next hop.
+        #[arg(long)]
+        gateway: String,
+    },
+    /// Sends a SYN through a raw IP socket, past connect().
+    RawSyn {
+        #[arg(long)]
+        from: SocketAddr,
+        #[arg(long)]
+        to: SocketAddr,
+    },
+    /// Answers lines, and reports connections and lines.
+    Serve {
+        #[arg(long)]
+        port: u16,
+        #[arg(long)]
+        dual_stack: bool,
+        #[arg(long)]
+        greeting: Option<String>,
+    },
+    /// Connects again and again from several threads until killed.
+    Storm {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        say: String,
+        #[arg(long)]
+        threads: usize,
+    },
+    /// Sends one datagram and prints the answer.
+    UdpCall {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        say: String,
+    },
+    /// Answers datagrams.
+    UdpServe {
+        #[arg(long)]
+        address: IpAddr,
+        #[arg(long)]
+        port: u16,
+    },
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            drop(writeln!(std::io::stderr(), "{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    match arguments {
+        Arguments::Call { to, say, greeted, mapped } => report(&client::call(to, &say, greeted, mapped)),
+        Arguments::PacketSyn { from, to, gateway } => bypass::packet_syn(from, to, &gateway),
+        Arguments::RawSyn { from, to } => bypass::raw_syn(from, to),
+        Arguments::Serve { port, dual_stack, greeting } => server::serve(port, dual_stack, greeting),
+        Arguments::Storm { to, say, threads } => storm::run(to, &say, threads),
+        Arguments::UdpCall { to, say } => udp::call(to, &say),
+        Arguments::UdpServe { address, port } => udp::serve(SocketAddr::new(address, port)),
+    }
+}
+
+/// Prints one line at once: somebody may be waiting for it.
+fn report(value: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_string(value).context("write a report")?;
+    line.push('\n');
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(line.as_bytes())?;
+    stdout.flush().context("print a report")
+}
+
+/// Finds the program: cargo puts it beside the program that asks, or one directory up for a test.
+pub fn find() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find the running program")?;
+    let beside = own.ancestors().skip(1).take(2).map(|directory| directory.join("mesh-test-app"));
+    let from_environment = std::env::var_os("MESH_TEST_APP").map(PathBuf::from);
+    let found = from_environment.into_iter().chain(beside).find(|path| path.is_file());
+    found.context("no mesh-test-app beside this program: `cargo build -p mesh-tests --bins`")
+}

@@ -1,0 +1,207 @@
+//! Puts a mesh on a world: writes each node's configuration, makes the CA, starts one agent a node.
+//!
+//! Every node has a configuration directory of its own, so that a test can let two nodes disagree about who is who.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::agent::Agent;
+use crate::process::Place;
+use crate::world::{Family, POD_RANGES, Pod, WORKLOAD_NAMESPACE, World};
+
+/// The trust domain of every test.
+pub const TRUST_DOMAIN: &str = "mesh.test";
+
+/// The mesh-wide mutual TLS mode.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// Plaintext from outside reaches the application.
+    Permissive,
+    /// Only the mesh reaches the application.
+    Strict,
+}
+
+/// A mesh that is about to start.
+#[derive(Debug)]
+pub struct Setup<'w> {
+    world: &'w World,
+    agent_bin: PathBuf,
+    mode: Mode,
+    accounts: Vec<(String, String, String)>,
+    omitted: Vec<(String, String)>,
+}
+
+impl Setup<'_> {
+    /// Lets `node` believe that `pod` runs as `account`.
+    pub fn account_seen_by(mut self, node: &str, pod: &str, account: &str) -> Self {
+        self.accounts.push((node.to_owned(), pod.to_owned(), account.to_owned()));
+        self
+    }
+
+    /// Leaves `pod` out of the configuration of `node`.
+    pub fn omitted_from(mut self, node: &str, pod: &str) -> Self {
+        self.omitted.push((node.to_owned(), pod.to_owned()));
+        self
+    }
+
+    /// Starts the agents and waits until they are ready.
+    pub fn start(self) -> Result<Mesh> {
+        let directory = self.world.directory().join("mesh");
+        let place = self.world.nodes()[0].place().clone();
+        let mesh = Mesh { agents: Vec::new(), agent_bin: self.agent_bin.clone(), directory, place };
+        mesh.tool(&["ca", "init", "--trust-domain", TRUST_DOMAIN, "--dir"], &mesh.directory)?;
+        self.start_agents(mesh)
+    }
+
+    fn start_agents(self, mut mesh: Mesh) -> Result<Mesh> {
+        for node in self.world.nodes() {
+            let config = mesh.config(node.name());
+            std::fs::create_dir_all(&config).with_context(|| format!("make {}", config.display()))?;
+            std::fs::write(config.join("mesh.yaml"), self.mesh_document(&mesh.directory))?;
+            let pods = self.world.pods().iter().filter(|pod| pod.is_workload());
+            let omitted = |pod: &Pod| self.omitted.contains(&(node.name().to_owned(), pod.name().to_owned()));
+            for pod in pods.filter(|pod| !omitted(pod)) {
+                let document = self.workload_document(node.name(), pod)?;
+                std::fs::write(config.join(format!("{}.yaml", pod.name())), document)?;
+            }
+            mesh.agents.push(Agent::start(&self.agent_bin, node, &config)?);
+        }
+        for agent in &mut mesh.agents {
+            agent.wait_ready()?;
+        }
+        Ok(mesh)
+    }
+
+    fn mesh_document(&self, ca: &Path) -> String {
+        let mode = match self.mode {
+            Mode::Permissive => "PERMISSIVE",
+            Mode::Strict => "STRICT",
+        };
+        format!(
+            "apiVersion: mesh.hauberk.dev/v1alpha1\n\
+             kind: Mesh\n\
+             metadata:\n  name: default\n\
+             spec:\n  \
+               trustDomain: {TRUST_DOMAIN}\n  \
+               mtls:\n    mode: {mode}\n  \
+               podRanges: [\"{}\"]\n  \
+               issuer:\n    embedded:\n      certificate: {}\n      key: {}\n",
+            POD_RANGES.join("\", \""),
+            ca.join("ca.crt").display(),
+            ca.join("ca.key").display(),
+        )
+    }
+
+    fn workload_document(&self, node: &str, pod: &Pod) -> Result<String> {
+        let believed = self.accounts.iter().find(|(by, of, _)| by == node && of == pod.name());
+        let account = believed.map_or(pod.service_account(), |(_, _, account)| account);
+        let [v4, v6] = Family::BOTH.map(|family| pod.address(family));
+        let mut text = format!(
+            "apiVersion: mesh.hauberk.dev/v1alpha1\n\
+             kind: Workload\n\
+             metadata:\n  name: {}\n  namespace: {WORKLOAD_NAMESPACE}\n\
+             spec:\n  \
+               node: {}\n  \
+               serviceAccount: {account}\n  \
+               addresses: [\"{v4}\", \"{v6}\"]\n  \
+               netns: {}\n  \
+               cgroup: {}\n",
+            pod.name(),
+            pod.node(),
+            pod.netns.path().display(),
+            pod.cgroup.display(),
+        );
+        let exclude = pod.exclude();
+        writeln!(
+            text,
+            "  exclude:\n    outboundPorts: {:?}\n    outboundRanges: {:?}\n    inboundPorts: {:?}",
+            exclude.outbound_ports, exclude.outbound_ranges, exclude.inbound_ports
+        )?;
+        Ok(text)
+    }
+}
+
+/// A running mesh; its agents are killed when it is dropped.
+#[derive(Debug)]
+pub struct Mesh {
+    agents: Vec<Agent>,
+    agent_bin: PathBuf,
+    directory: PathBuf,
+    place: Place,
+}
+
+/// An SVID in files, for programs that are not part of the mesh.
+#[derive(Debug)]
+pub struct SvidFiles {
+    /// The certificate chain.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+    /// The trust bundle.
+    pub bundle: PathBuf,
+}
+
+impl Mesh {
+    /// Describes a mesh of `agent_bin` on `world`.
+    pub fn setup<'w>(world: &'w World, agent_bin: &Path, mode: Mode) -> Setup<'w> {
+        Setup { world, agent_bin: agent_bin.to_owned(), mode, accounts: Vec::new(), omitted: Vec::new() }
+    }
+
+    /// Starts the mesh of the agent that MESH_AGENT_BIN names.
+    pub fn start(world: &World, mode: Mode) -> Result<Self> {
+        Self::setup(world, &agent_bin()?, mode).start()
+    }
+
+    /// The agent of a node.
+    pub fn agent(&self, node: &str) -> &Agent {
+        match self.agents.iter().find(|agent| agent.node() == node) {
+            Some(agent) => agent,
+            None => panic!("this mesh has no node `{node}`: a mistake in the test"),
+        }
+    }
+
+    /// The agent of a node, to stop or start it.
+    pub fn agent_mut(&mut self, node: &str) -> &mut Agent {
+        match self.agents.iter_mut().find(|agent| agent.node() == node) {
+            Some(agent) => agent,
+            None => panic!("this mesh has no node `{node}`: a mistake in the test"),
+        }
+    }
+
+    /// Issues an SVID from the mesh's CA.
+    pub fn svid(&self, namespace: &str, account: &str) -> Result<SvidFiles> {
+        let out = self.directory.join(format!("svid-{namespace}-{account}"));
+        let config = self.config(self.agents[0].node()).display().to_string();
+        let arguments = ["svid", "--config", &config, "--namespace", namespace, "--service-account", account, "--out"];
+        self.tool(&arguments, &out)?;
+        Ok(SvidFiles { certificate: out.join("tls.crt"), key: out.join("tls.key"), bundle: out.join("ca.crt") })
+    }
+
+    fn config(&self, node: &str) -> PathBuf {
+        self.directory.join(node)
+    }
+
+    /// Runs a subcommand of the agent that ends with a directory, which is made.
+    fn tool(&self, arguments: &[&str], directory: &Path) -> Result<()> {
+        std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+        let mut command: Command = self.place.command(&self.agent_bin);
+        command.args(arguments).arg(directory);
+        self.place.run(&mut command)?.success().with_context(|| format!("mesh-agent {}", arguments.join(" ")))?;
+        Ok(())
+    }
+}
+
+/// The SPIFFE ID of a workload of the world.
+pub fn spiffe_id(account: &str) -> String {
+    format!("spiffe://{TRUST_DOMAIN}/ns/{WORKLOAD_NAMESPACE}/sa/{account}")
+}
+
+/// The agent under test.
+pub fn agent_bin() -> Result<PathBuf> {
+    let path =
+        std::env::var_os("MESH_AGENT_BIN").context("MESH_AGENT_BIN names no agent: `cargo xtask test native`")?;
+    Ok(path.into())
+}

@@ -1,0 +1,239 @@
+//! A pod of a world: its addresses, and one-line ways to run programs, clients and servers in it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use super::Family;
+use crate::app::{self, Called, Served};
+use crate::process::{Place, Process, whole_lines};
+use crate::wait::{LIMIT, wait_until};
+
+/// The Kubernetes-style namespace of every workload of a world.
+pub const WORKLOAD_NAMESPACE: &str = "demo";
+
+/// What a pod is to the mesh.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    /// In no mesh, with an address of the pod range.
+    Outsider,
+    /// In no mesh, with an address outside the pod range.
+    Stranger,
+    /// Listed in the configuration.
+    Workload,
+}
+
+/// What a workload keeps out of the mesh.
+#[derive(Clone, Debug, Default)]
+pub struct Exclusions {
+    /// Ports that clients in the pod reach directly.
+    pub outbound_ports: Vec<u16>,
+    /// Ranges that clients in the pod reach directly.
+    pub outbound_ranges: Vec<String>,
+    /// Ports of servers in the pod that are reached directly.
+    pub inbound_ports: Vec<u16>,
+}
+
+/// What a pod shall be.
+#[derive(Debug)]
+pub struct PodSpec {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    exclude: Exclusions,
+}
+
+impl PodSpec {
+    /// A member of the mesh. Its service account has its name.
+    pub fn workload(name: &str) -> Self {
+        Self { name: name.to_owned(), kind: Kind::Workload, exclude: Exclusions::default() }
+    }
+
+    /// In no mesh, but with an address of the pod range.
+    pub fn outsider(name: &str) -> Self {
+        Self { kind: Kind::Outsider, ..Self::workload(name) }
+    }
+
+    /// In no mesh, with an address outside the pod range.
+    pub fn stranger(name: &str) -> Self {
+        Self { kind: Kind::Stranger, ..Self::workload(name) }
+    }
+
+    /// Keeps ports and ranges out of the mesh.
+    pub fn excluding(self, exclude: Exclusions) -> Self {
+        Self { exclude, ..self }
+    }
+}
+
+/// A pod: a namespace, a cgroup and two addresses. Runs programs like the `Place` that it is.
+#[derive(Debug)]
+pub struct Pod {
+    spec: PodSpec,
+    node: String,
+    gateway_mac: String,
+    place: Place,
+    addresses: [IpAddr; 2],
+}
+
+impl Deref for Pod {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
+/// Which sockets a server listens with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ServerKind {
+    /// One IPv6 socket that takes IPv4 too.
+    DualStack,
+    /// One socket an IP version.
+    Separate,
+    /// Like `Separate`; speaks first.
+    SpeaksFirst,
+}
+
+impl Pod {
+    pub(super) fn new(spec: PodSpec, node: String, gateway_mac: String, place: Place, addresses: [IpAddr; 2]) -> Self {
+        Self { spec, node, gateway_mac, place, addresses }
+    }
+
+    /// The pod's name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// The node that it runs on.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Its service account; named like the pod.
+    pub fn service_account(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// What it keeps out of the mesh.
+    pub fn exclude(&self) -> &Exclusions {
+        &self.spec.exclude
+    }
+
+    /// Whether the configuration lists it.
+    pub fn is_workload(&self) -> bool {
+        self.spec.kind == Kind::Workload
+    }
+
+    /// Its address.
+    pub fn address(&self, family: Family) -> IpAddr {
+        let [v4, v6] = self.addresses;
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        }
+    }
+
+    /// The test program with a subcommand (see `app`).
+    pub fn app(&self, subcommand: &str) -> Result<Command> {
+        let mut command = self.command(app::find()?);
+        command.arg(subcommand);
+        Ok(command)
+    }
+
+    /// Starts a line server on `port`, over IPv4 and IPv6.
+    pub fn serve(&self, port: u16) -> Result<Server> {
+        self.serve_as(ServerKind::Separate, port)
+    }
+
+    /// Starts a line server of the given kind.
+    pub fn serve_as(&self, kind: ServerKind, port: u16) -> Result<Server> {
+        let mut command = self.app("serve")?;
+        command.args(["--port", &port.to_string()]);
+        match kind {
+            ServerKind::DualStack => drop(command.arg("--dual-stack")),
+            ServerKind::Separate => {}
+            ServerKind::SpeaksFirst => drop(command.args(["--greeting", app::GREETING])),
+        }
+        let mut process = self.spawn(&mut command)?;
+        process.wait_line("the server listens", |line| line.contains("listening"))?;
+        Ok(Server { process })
+    }
+
+    /// Connects to `to`, says `line` and reports what came of it; a refusal is a result, not an error.
+    pub fn call(&self, to: SocketAddr, line: &str) -> Result<Called> {
+        self.call_with(to, line, &[])
+    }
+
+    /// Like `call`, with further arguments of the test program's `call`.
+    pub fn call_with(&self, to: SocketAddr, line: &str, arguments: &[&str]) -> Result<Called> {
+        let mut command = self.app("call")?;
+        command.args(["--to", &to.to_string(), "--say", line]).args(arguments);
+        let stdout = self.run(&mut command)?.success()?;
+        serde_json::from_str(&stdout).with_context(|| format!("read the client's report: {stdout}"))
+    }
+
+    /// Sends a SYN past connect(): `raw-syn` through a raw IP socket, `packet-syn` through a packet socket.
+    /// An error if the kernel refused it at the socket.
+    pub fn bypass(&self, how: &str, from: SocketAddr, to: SocketAddr) -> Result<()> {
+        let mut command = self.app(how)?;
+        command.args(["--from", &from.to_string(), "--to", &to.to_string()]);
+        if how == "packet-syn" {
+            command.args(["--gateway", &self.gateway_mac]);
+        }
+        self.run(&mut command)?.success()?;
+        Ok(())
+    }
+}
+
+/// A connection that a server accepted, as the server saw it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Accepted {
+    /// The client, as accept() told.
+    pub peer: SocketAddr,
+    /// The client, as getpeername() told.
+    pub getpeername: SocketAddr,
+    /// The server's end, as getsockname() told.
+    pub local: SocketAddr,
+}
+
+/// A running line server.
+#[derive(Debug)]
+pub struct Server {
+    process: Process,
+}
+
+impl Server {
+    /// Everything that the server reported so far.
+    fn reports(&self) -> Result<Vec<Served>> {
+        let stdout = self.process.stdout()?;
+        whole_lines(&stdout)
+            .map(|line| serde_json::from_str(line).with_context(|| format!("read the server's report: {line}")))
+            .collect()
+    }
+
+    /// The connections that reached the application so far, in order.
+    pub fn accepted(&self) -> Result<Vec<Accepted>> {
+        let connections = self.reports()?.into_iter().filter_map(|report| match report {
+            Served::Accepted { peer, getpeername, local } => Some(Accepted { peer, getpeername, local }),
+            Served::Line { .. } | Served::Listening => None,
+        });
+        Ok(connections.collect())
+    }
+
+    /// The lines that reached the application so far.
+    pub fn lines(&self) -> Result<Vec<String>> {
+        let lines = self.reports()?.into_iter().filter_map(|report| match report {
+            Served::Line { text } => Some(text),
+            Served::Accepted { .. } | Served::Listening => None,
+        });
+        Ok(lines.collect())
+    }
+
+    /// Waits until the application has read a line that contains `text`.
+    pub fn wait_line(&self, text: &str) -> Result<()> {
+        wait_until(LIMIT, &format!("the server reads `{text}`"), || {
+            Ok(self.lines()?.iter().any(|line| line.contains(text)).then_some(()))
+        })
+    }
+}
