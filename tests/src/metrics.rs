@@ -1,5 +1,6 @@
 //! Reads the Prometheus text that an agent serves.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -38,14 +39,29 @@ fn parse(text: &str) -> Option<Answer> {
 /// The sum of the samples of `name` that carry all of `labels`.
 pub fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
     let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
-    let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+    let matching = samples(text, name).filter(|(found, _)| wanted.iter().all(|label| found.contains(&label.as_str())));
+    matching.map(|(_, value)| value).sum()
+}
+
+/// The samples of `name`, added up by the value of `label`.
+pub fn by_label(text: &str, name: &str, label: &str) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for (labels, value) in samples(text, name) {
+        let found = labels.iter().find_map(|found| found.strip_prefix(label)?.strip_prefix('='));
+        let key = found.unwrap_or_default().trim_matches('"').to_owned();
+        *sums.entry(key).or_default() += value;
+    }
+    sums
+}
+
+/// The samples of `name`, each as its labels and its value.
+fn samples<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = (Vec<&'a str>, f64)> {
+    text.lines().filter(|line| !line.starts_with('#')).filter_map(move |line| {
         let (series, value) = line.rsplit_once(' ')?;
         let (found, labels) = series.split_once('{').unwrap_or((series, ""));
-        let labels: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
-        let matches = found == name && wanted.iter().all(|label| labels.contains(&label.as_str()));
-        matches.then(|| value.parse::<f64>().ok())?
-    });
-    samples.sum()
+        let labels = labels.trim_end_matches('}').split(',').collect();
+        (found == name).then(|| Some((labels, value.parse().ok()?)))?
+    })
 }
 
 #[cfg(test)]

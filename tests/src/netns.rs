@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::guard::{Cleanup, Undo};
@@ -53,7 +53,7 @@ impl Netns {
                     .with_context(|| format!("enter {}", self.name))?;
                 action()
             });
-            thread.join().map_err(|_| anyhow!("a thread in {} panicked", self.name))?
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::netns::Netns;
 use crate::wait::{LIMIT, wait_until};
@@ -121,10 +121,13 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).context("send a signal")
     }
 
-    /// SIGKILL; returns once the process is gone.
+    /// SIGKILL to it and to what it started; returns once the process is gone.
     pub fn kill9(&mut self) -> Result<()> {
-        self.child.kill().context("kill")?;
-        self.child.wait().context("reap")?;
+        // Its group has its id (`command_in`); once reaped, the id may be somebody else's.
+        if self.exited()?.is_none() {
+            kill_process_group(Pid::from_child(&self.child), Signal::KILL).context("kill")?;
+            self.child.wait().context("reap")?;
+        }
         Ok(())
     }
 
@@ -161,10 +164,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails only if it is already gone.
-        if self.child.kill().is_ok() {
-            drop(self.child.wait());
-        }
+        // Fails only if it is already gone; then the world's cgroup has the rest.
+        drop(self.kill9());
     }
 }
 

@@ -6,6 +6,7 @@
 mod build;
 mod layout;
 mod pod;
+mod server;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use anyhow::{Context as _, Result};
 
 pub use build::Builder;
 pub use layout::{POD_RANGES, WIRE};
-pub use pod::{Accepted, Exclusions, Pod, PodSpec, Server, ServerKind, WORKLOAD_NAMESPACE};
+pub use pod::{Exclusions, Pod, PodSpec, WORKLOAD_NAMESPACE};
+pub use server::{Accepted, Server, ServerKind};
 
 use crate::capture::Capture;
 use crate::guard::Cleanup;

@@ -1,15 +1,15 @@
-//! A pod of a world: its addresses, and one-line ways to run programs, clients and servers in it.
+//! A pod of a world: its addresses, and one-line ways to run programs and clients in it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
 use super::Family;
-use crate::app::{self, Called, Served};
-use crate::process::{Place, Process, whole_lines};
-use crate::wait::{LIMIT, wait_until};
+use crate::app::{self, Called};
+use crate::process::Place;
 
 /// The Kubernetes-style namespace of every workload of a world.
 pub const WORKLOAD_NAMESPACE: &str = "demo";
@@ -84,17 +84,6 @@ impl Deref for Pod {
     }
 }
 
-/// Which sockets a server listens with.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ServerKind {
-    /// One IPv6 socket that takes IPv4 too.
-    DualStack,
-    /// One socket an IP version.
-    Separate,
-    /// Like `Separate`; speaks first.
-    SpeaksFirst,
-}
-
 impl Pod {
     pub(super) fn new(spec: PodSpec, node: String, gateway_mac: String, place: Place, addresses: [IpAddr; 2]) -> Self {
         Self { spec, node, gateway_mac, place, addresses }
@@ -141,25 +130,6 @@ impl Pod {
         Ok(command)
     }
 
-    /// Starts a line server on `port`, over IPv4 and IPv6.
-    pub fn serve(&self, port: u16) -> Result<Server> {
-        self.serve_as(ServerKind::Separate, port)
-    }
-
-    /// Starts a line server of the given kind.
-    pub fn serve_as(&self, kind: ServerKind, port: u16) -> Result<Server> {
-        let mut command = self.app("serve")?;
-        command.args(["--port", &port.to_string()]);
-        match kind {
-            ServerKind::DualStack => drop(command.arg("--dual-stack")),
-            ServerKind::Separate => {}
-            ServerKind::SpeaksFirst => drop(command.args(["--greeting", app::GREETING])),
-        }
-        let mut process = self.spawn(&mut command)?;
-        process.wait_line("the server listens", |line| line.contains("listening"))?;
-        Ok(Server { process })
-    }
-
     /// Connects to `to`, says `line` and reports what came of it; a refusal is a result, not an error.
     pub fn call(&self, to: SocketAddr, line: &str) -> Result<Called> {
         self.call_with(to, line, &[])
@@ -167,8 +137,24 @@ impl Pod {
 
     /// Like `call`, with further arguments of the test program's `call`.
     pub fn call_with(&self, to: SocketAddr, line: &str, arguments: &[&str]) -> Result<Called> {
-        let mut command = self.app("call")?;
-        command.args(["--to", &to.to_string(), "--say", line]).args(arguments);
+        self.run_call(self.app("call")?.args(arguments), to, line)
+    }
+
+    /// Like `call`, from a process in another cgroup than the pod's.
+    pub fn call_in(&self, cgroup: &Path, to: SocketAddr, line: &str) -> Result<Called> {
+        self.run_call(self.command_in(cgroup, app::find()?).arg("call"), to, line)
+    }
+
+    fn run_call(&self, command: &mut Command, to: SocketAddr, line: &str) -> Result<Called> {
+        command.args(["--to", &to.to_string(), "--say", line]);
+        let stdout = self.run(command)?.success()?;
+        serde_json::from_str(&stdout).with_context(|| format!("read the client's report: {stdout}"))
+    }
+
+    /// Sends `text` as one datagram and returns what comes back.
+    pub fn udp_call(&self, to: SocketAddr, text: &str) -> Result<String> {
+        let mut command = self.app("udp-call")?;
+        command.args(["--to", &to.to_string(), "--say", text]);
         let stdout = self.run(&mut command)?.success()?;
         serde_json::from_str(&stdout).with_context(|| format!("read the client's report: {stdout}"))
     }
@@ -183,57 +169,5 @@ impl Pod {
         }
         self.run(&mut command)?.success()?;
         Ok(())
-    }
-}
-
-/// A connection that a server accepted, as the server saw it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Accepted {
-    /// The client, as accept() told.
-    pub peer: SocketAddr,
-    /// The client, as getpeername() told.
-    pub getpeername: SocketAddr,
-    /// The server's end, as getsockname() told.
-    pub local: SocketAddr,
-}
-
-/// A running line server.
-#[derive(Debug)]
-pub struct Server {
-    process: Process,
-}
-
-impl Server {
-    /// Everything that the server reported so far.
-    fn reports(&self) -> Result<Vec<Served>> {
-        let stdout = self.process.stdout()?;
-        whole_lines(&stdout)
-            .map(|line| serde_json::from_str(line).with_context(|| format!("read the server's report: {line}")))
-            .collect()
-    }
-
-    /// The connections that reached the application so far, in order.
-    pub fn accepted(&self) -> Result<Vec<Accepted>> {
-        let connections = self.reports()?.into_iter().filter_map(|report| match report {
-            Served::Accepted { peer, getpeername, local } => Some(Accepted { peer, getpeername, local }),
-            Served::Line { .. } | Served::Listening => None,
-        });
-        Ok(connections.collect())
-    }
-
-    /// The lines that reached the application so far.
-    pub fn lines(&self) -> Result<Vec<String>> {
-        let lines = self.reports()?.into_iter().filter_map(|report| match report {
-            Served::Line { text } => Some(text),
-            Served::Accepted { .. } | Served::Listening => None,
-        });
-        Ok(lines.collect())
-    }
-
-    /// Waits until the application has read a line that contains `text`.
-    pub fn wait_line(&self, text: &str) -> Result<()> {
-        wait_until(LIMIT, &format!("the server reads `{text}`"), || {
-            Ok(self.lines()?.iter().any(|line| line.contains(text)).then_some(()))
-        })
     }
 }
