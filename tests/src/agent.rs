@@ -15,7 +15,7 @@ use crate::wait::{LIMIT, wait_until};
 use crate::world::Node;
 
 /// Each node has its own loopback, so all agents can have the same port.
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
+pub(crate) const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
 
 /// How much of a log an error quotes.
 const QUOTED_LINES: usize = 30;

@@ -128,6 +128,19 @@ pub fn impostor_is_refused(stage: &Stage, family: Family) -> Result<AccessLine> 
     Ok(line)
 }
 
+/// While the agent of `client` is dead nothing of `client` reaches the wire; a new agent serves again.
+pub fn dead_agent_fails_closed(stage: &mut Stage, family: Family) -> Result<()> {
+    let to = stage.server_address(family);
+    stage.mesh.agent_mut("a").kill9()?;
+    let mark = stage.capture.mark()?;
+    is_refused(&stage.call_from("client", family)?)?;
+    let trace = stage.capture.trace()?.since(mark);
+    ensure!(trace.syns_to(to).is_empty(), "on the wire: {:?}", trace.syns_to(to));
+    stage.mesh.agent_mut("a").restart()?;
+    wire_is_tls(stage, family).context("after the restart")?;
+    Ok(())
+}
+
 /// The client's connection was refused or reset, and no byte came back.
 pub fn is_refused(called: &Called) -> Result<()> {
     let error = called.error.as_deref().context("the client was not refused")?;

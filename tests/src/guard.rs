@@ -3,7 +3,9 @@
 //! What is to be undone is written down *before* it is made, under one lock with the undoing: a signal in the middle
 //! of building leaves nothing behind and nothing is made after it.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 
 use anyhow::{Context as _, Result, ensure};
@@ -40,6 +42,14 @@ pub struct Cleanup(Arc<Mutex<State>>);
 /// Every live list of this process: a signal handler has no other way to find them.
 static LIVE: Mutex<Vec<Weak<Mutex<State>>>> = Mutex::new(Vec::new());
 static HANDLER: Once = Once::new();
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Returns unless a signal is being handled: then the process is about to end, and what fails now tells nobody anything.
+pub fn pause_if_interrupted() {
+    while INTERRUPTED.load(Ordering::Relaxed) {
+        std::thread::park();
+    }
+}
 
 impl Cleanup {
     /// An empty list, which from now on is also undone at SIGINT, SIGTERM and SIGHUP.
@@ -50,6 +60,8 @@ impl Cleanup {
             let mut signals = signals.context("handle signals")?;
             std::thread::spawn(move || {
                 if let Some(signal) = signals.forever().next() {
+                    INTERRUPTED.store(true, Ordering::Relaxed);
+                    say("interrupted: removing namespaces, cgroups, pins and processes");
                     undo_everything();
                     std::process::exit(128 + signal);
                 }
@@ -97,9 +109,13 @@ fn undo_everything() {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "there is nobody left to return the error to")]
 fn report(error: &anyhow::Error) {
-    eprintln!("left behind: {error:#}");
+    say(&format!("left behind: {error:#}"));
+}
+
+/// There is nobody left to return it to; and whether it can be written changes nothing.
+fn say(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 fn finish(state: &Mutex<State>) -> Result<()> {

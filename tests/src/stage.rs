@@ -10,8 +10,8 @@ use crate::capture::Capture;
 use crate::mesh::{Mesh, Mode, agent_bin};
 use crate::world::{Family, PodSpec, Server, World};
 
-/// The port of the servers: redis' own, where nobody expects TLS.
-pub const PORT: u16 = 6379;
+/// The port of the line servers; one that nobody takes for TLS.
+pub const PORT: u16 = 7000;
 
 /// What must never be seen on the wire.
 pub const MARKER: &str = "the-eagle-lands-at-midnight";
@@ -61,6 +61,13 @@ impl Stage {
         let mesh = Mesh::setup(&world, agent_bin, mode).account_seen_by("a", "impostor", EXPECTED_ACCOUNT).start()?;
         let capture = world.capture()?;
         Ok(Self { mesh, server, impostor, capture, world })
+    }
+
+    /// Ends and removes everything and says what could not be removed.
+    pub fn remove(self) -> Result<()> {
+        let Self { mesh, server, impostor, capture, world } = self;
+        drop((mesh, server, impostor, capture));
+        world.remove()
     }
 
     /// The address of `server`.

@@ -5,9 +5,11 @@
 
 mod build;
 mod layout;
+mod leftovers;
 mod pod;
 mod server;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,7 @@ use anyhow::{Context as _, Result};
 
 pub use build::Builder;
 pub use layout::{POD_RANGES, WIRE};
+pub use leftovers::leftovers;
 pub use pod::{Exclusions, Pod, PodSpec, WORKLOAD_NAMESPACE};
 pub use server::{Accepted, Server, ServerKind};
 
@@ -34,6 +37,15 @@ pub enum Family {
 impl Family {
     /// Both, to run a claim over.
     pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        })
+    }
 }
 
 /// A node: where its agent runs.

@@ -7,8 +7,11 @@ use mesh_tests::app::GREETING;
 use mesh_tests::claims;
 use mesh_tests::mesh::{Mesh, Mode};
 use mesh_tests::process::Process;
-use mesh_tests::stage::{MARKER, PORT};
+use mesh_tests::stage::MARKER;
 use mesh_tests::world::{Family, ServerKind, World};
+
+/// Redis' own.
+const PORT: u16 = 6379;
 
 #[test]
 #[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
@@ -60,7 +63,7 @@ fn curl_gets_a_big_file_from_nginx_with_sendfile() -> Result<()> {
         let url = format!("http://{to}/big");
         curl.args(["-sS", "--fail", "--globoff", "-o"]).arg(&out).arg(&url).arg("-o").arg(&out).arg(&url);
         client.run(curl.args(["-w", "%{num_connects} %{local_ip}\\n"]))?.success()?;
-        ensure!(std::fs::read(&out)? == content.as_bytes(), "{family:?}: the file differs");
+        ensure!(std::fs::read(&out)? == content.as_bytes(), "{family}: the file differs");
         let trace = capture.trace()?;
         trace.all_tls13(to)?;
         ensure!(!trace.contains(MARKER), "the marker is on the wire");

@@ -71,7 +71,7 @@ fn raw_and_packet_sockets_of_an_enrolled_pod_do_not_reach_the_wire() -> Result<(
             drop(client.bypass(bypass, SocketAddr::new(client.address(family), 40_000), to));
             client.udp_call(world.address("server", family, 5353), MARKER)?;
             let trace = capture.trace()?;
-            ensure!(trace.syns_to(to).is_empty(), "{bypass} {family:?} reached the wire");
+            ensure!(trace.syns_to(to).is_empty(), "{bypass} {family} reached the wire");
         }
     }
     ensure!(mesh.agent("a").metric("mesh_kernel_total", &[])? > 0.0);

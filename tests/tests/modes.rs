@@ -17,7 +17,7 @@ fn permissive_lets_plaintext_from_outside_reach_the_application() -> Result<()> 
             let called = stage.call_from(pod, family)?;
             claims::answer_is_right(&called)?;
             let seen = stage.server.accepted()?.pop().map(|accepted| accepted.peer);
-            assert_eq!(seen, called.local, "{pod} {family:?}");
+            assert_eq!(seen, called.local, "{pod} {family}");
         }
     }
     Ok(())
@@ -45,7 +45,7 @@ fn permissive_serves_plaintext_clients_that_wait_to_be_greeted() -> Result<()> {
         for pod in ["client", "outsider"] {
             let to = world.address("server", family, PORT);
             let called = world.pod(pod).call_with(to, MARKER, &["--greeted"])?;
-            assert_eq!(called.greeting.as_deref(), Some(GREETING), "{pod} {family:?}: {called:?}");
+            assert_eq!(called.greeting.as_deref(), Some(GREETING), "{pod} {family}: {called:?}");
             claims::answer_is_right(&called)?;
         }
     }
@@ -180,8 +180,8 @@ fn is_direct(world: &World, capture: &Capture, client: &Pod, to: (&str, u16), fa
     let called = client.call(to, MARKER)?;
     claims::answer_is_right(&called)?;
     let trace = capture.trace()?.since(mark);
-    ensure!(trace.contains(MARKER), "{family:?}: no plaintext on the wire");
+    ensure!(trace.contains(MARKER), "{family}: no plaintext on the wire");
     let clients: Vec<_> = trace.flows_to(to).into_iter().map(|flow| Some(flow.client)).collect();
-    ensure!(clients == [called.local], "{family:?}: {clients:?} on the wire, {called:?}");
+    ensure!(clients == [called.local], "{family}: {clients:?} on the wire, {called:?}");
     Ok(())
 }

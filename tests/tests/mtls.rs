@@ -42,7 +42,7 @@ fn the_wire_has_the_applications_own_source_port() -> Result<()> {
         let mark = stage.capture.mark()?;
         let called = stage.call_from("client", family)?;
         let flows = stage.capture.trace()?.since(mark).flows_to(stage.server_address(family));
-        assert_eq!(flows.first().map(|flow| flow.client), called.local, "{family:?}");
+        assert_eq!(flows.first().map(|flow| flow.client), called.local, "{family}");
     }
     Ok(())
 }

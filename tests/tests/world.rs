@@ -1,12 +1,10 @@
 //! The test bed itself, without a mesh: what the other tests build on must hold before they may claim anything.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use mesh_tests::app::ANSWER;
-use mesh_tests::cgroup;
-use mesh_tests::world::{Family, PodSpec, ServerKind, World};
+use mesh_tests::world::{Family, PodSpec, ServerKind, World, leftovers};
 
 const PORT: u16 = 6379;
 const MARKER: &str = "a-line-that-anyone-on-the-wire-could-read";
@@ -20,7 +18,7 @@ fn pods_reach_each_other_with_their_own_addresses() -> Result<()> {
         for family in Family::BOTH {
             let to = world.address("server", family, PORT);
             let called = world.pod(client).call(to, MARKER)?;
-            assert_eq!(called.answer, Some(format!("{ANSWER}{MARKER}")), "{client} {family:?}: {called:?}");
+            assert_eq!(called.answer, Some(format!("{ANSWER}{MARKER}")), "{client} {family}: {called:?}");
             assert_eq!(called.peer, Some(to));
             assert_eq!(called.local.map(|local| local.ip()), Some(world.pod(client).address(family)));
             let accepted = server.accepted()?.pop();
@@ -42,7 +40,7 @@ fn without_a_mesh_the_capture_shows_the_marker() -> Result<()> {
         let to = world.address("server", family, PORT);
         let called = world.pod("client").call(to, MARKER)?;
         let trace = capture.trace()?.since(mark);
-        assert!(trace.contains(MARKER), "{family:?}: {called:?}");
+        assert!(trace.contains(MARKER), "{family}: {called:?}");
         let flows = trace.flows_to(to);
         assert_eq!(flows.len(), 1);
         assert_eq!(Some(flows[0].client), called.local);
@@ -109,7 +107,7 @@ fn a_world_leaves_nothing_behind() -> Result<()> {
     let server = world.pod("server").serve(PORT)?;
     world.remove()?;
     drop(server);
-    assert_eq!(leftovers(&name)?, BTreeSet::new());
+    assert_eq!(leftovers(&name)?, [""; 0]);
     Ok(())
 }
 
@@ -123,7 +121,7 @@ fn a_panic_leaves_nothing_behind() -> Result<()> {
         panic!("on purpose: this test looks what a panic leaves behind");
     });
     assert!(panicked.join().is_err());
-    assert_eq!(leftovers(&name)?, BTreeSet::new());
+    assert_eq!(leftovers(&name)?, [""; 0]);
     Ok(())
 }
 
@@ -144,27 +142,8 @@ fn raw_sockets_reach_the_wire_without_a_mesh() -> Result<()> {
             let mark = capture.mark()?;
             world.pod("client").bypass(bypass, from, to)?;
             let trace = capture.trace()?.since(mark);
-            ensure!(trace.syns_to(to).len() == 1, "{bypass} {family:?}: {:?}", trace.syns_to(to));
+            ensure!(trace.syns_to(to).len() == 1, "{bypass} {family}: {:?}", trace.syns_to(to));
         }
     }
     Ok(())
-}
-
-/// Everything on the machine that carries the world's name.
-fn leftovers(name: &str) -> Result<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
-    let temp = std::env::temp_dir();
-    for directory in ["/run/netns".as_ref(), temp.as_path(), &cgroup::mount_point()?] {
-        for entry in std::fs::read_dir(directory)? {
-            let path = entry?.path().display().to_string();
-            found.extend(path.contains(name).then_some(path));
-        }
-    }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    found.extend(mounts.lines().filter(|line| line.contains(name)).map(str::to_owned));
-    for entry in std::fs::read_dir("/proc")? {
-        let cgroup = std::fs::read_to_string(entry?.path().join("cgroup")).unwrap_or_default();
-        found.extend(cgroup.lines().filter(|line| line.contains(name)).map(str::to_owned));
-    }
-    Ok(found)
 }
