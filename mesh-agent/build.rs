@@ -5,12 +5,22 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use anyhow::{Context as _, Result, bail};
 use ebpf_build::{Error, Missing};
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    let Err(error) = run() else { return ExitCode::SUCCESS };
+    // Cargo shows these lines as they are; a returned error comes with a backtrace that buries the fixes.
+    for line in format!("{error:#}").lines() {
+        emit("error", line);
+    }
+    ExitCode::FAILURE
+}
+
+fn run() -> Result<()> {
     let out_dir = directory("OUT_DIR")?;
     let workspace = directory("CARGO_MANIFEST_DIR")?.join("..");
     for variable in [ebpf_build::OBJECT_ENV, ebpf_build::RUSTC_ENV] {
@@ -63,5 +73,5 @@ fn directory(variable: &str) -> Result<PathBuf> {
 
 #[expect(clippy::print_stdout, reason = "how a build script speaks to cargo")]
 fn emit(key: &str, value: &str) {
-    println!("cargo:{key}={value}");
+    println!("cargo::{key}={value}");
 }

@@ -10,10 +10,12 @@ use std::{
     process::{Command, ExitStatus, Stdio},
 };
 
+mod describe;
 mod environment;
 mod fixes;
 mod toolchain;
 
+pub use describe::describe;
 pub use fixes::{BPF_LINKER_VERSION, COMPILER_PACKAGES, DEFAULT_LLVM, Missing, linker_arguments, llvm_prefix};
 pub use toolchain::{Compiler, Toolchain, find_program, llvm_major};
 
@@ -78,7 +80,7 @@ pub fn build(workspace: &Path, target_dir: &Path, arch: &str, endian: &str) -> R
     let target = toolchain::bpf_target(endian);
     let toolchain = Toolchain::find(target)?;
     let mut command = cargo_build(&toolchain, workspace, target_dir, arch, target);
-    let described = format!("{command:?}");
+    let described = describe(&command);
     let status = command.status().map_err(|source| Error::Start { command: described.clone(), source })?;
     if !status.success() {
         return Err(Error::Compile { command: described, status });

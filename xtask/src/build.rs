@@ -8,10 +8,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use ebpf_build::describe;
 use serde_json::Value;
 
 use crate::{
-    process::{describe, say},
+    process::{self, say},
     setup::{self, Purpose},
     workspace,
 };
@@ -44,6 +45,20 @@ impl Options {
 
 /// Builds the agent; fails if its eBPF object is a stub.
 pub(crate) fn build(release: bool) -> Result<Built> {
+    let built = build_once(release)?;
+    if !is_stub(&built.object)? {
+        return Ok(built);
+    }
+    // Left from a time without a toolchain: cargo cannot see everything that brings one (rustup's nightly).
+    process::run(workspace::cargo().args(["clean", "--package", "mesh-agent"]))?;
+    let built = build_once(release)?;
+    if is_stub(&built.object)? {
+        bail!("the agent has a stub for its eBPF object: `cargo xtask setup` installs the toolchain");
+    }
+    Ok(built)
+}
+
+fn build_once(release: bool) -> Result<Built> {
     let mut command = agent_command(release);
     // Cargo itself says where things are: no guess at target directories.
     command.args(["--message-format", "json-render-diagnostics"]).stdout(Stdio::piped()).stderr(Stdio::inherit());
@@ -53,9 +68,7 @@ pub(crate) fn build(release: bool) -> Result<Built> {
     if !output.status.success() {
         bail!("`{shown}` failed: {}", output.status);
     }
-    let built = parse_messages(&String::from_utf8(output.stdout)?)?;
-    refuse_stub(&built.object)?;
-    Ok(built)
+    parse_messages(&String::from_utf8(output.stdout)?)
 }
 
 /// The build as a command, for callers that put a limit on its time.
@@ -95,12 +108,9 @@ fn is_agent(package_id: &Value) -> bool {
     path.is_some_and(|path| path.ends_with("/mesh-agent"))
 }
 
-fn refuse_stub(object: &Path) -> Result<()> {
+fn is_stub(object: &Path) -> Result<bool> {
     let content = fs::read(object).with_context(|| format!("read {}", object.display()))?;
-    if content == ebpf_build::STUB {
-        bail!("the agent has a stub for its eBPF object: `cargo xtask setup` installs the toolchain");
-    }
-    Ok(())
+    Ok(content == ebpf_build::STUB)
 }
 
 #[cfg(test)]
@@ -121,11 +131,14 @@ not json
     }
 
     #[test]
-    fn a_stub_is_refused() {
-        let stub = std::env::temp_dir().join(format!("hauberk-stub-{}", std::process::id()));
-        fs::write(&stub, ebpf_build::STUB).unwrap();
-        let refused = refuse_stub(&stub);
-        fs::remove_file(&stub).unwrap();
-        assert!(refused.unwrap_err().to_string().contains("stub"));
+    fn a_stub_is_known_by_its_whole_content() {
+        let path = std::env::temp_dir().join(format!("hauberk-stub-{}", std::process::id()));
+        fs::write(&path, ebpf_build::STUB).unwrap();
+        let stub = is_stub(&path);
+        fs::write(&path, [ebpf_build::STUB, b"!"].concat()).unwrap();
+        let other = is_stub(&path);
+        fs::remove_file(&path).unwrap();
+        assert!(stub.unwrap());
+        assert!(!other.unwrap());
     }
 }

@@ -1,13 +1,13 @@
 //! Runs commands and ends those that take too long, with everything they started.
 use std::{
     collections::HashMap,
-    ffi::OsStr,
     fmt, fs,
     process::{Child, Command},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+use ebpf_build::describe;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
@@ -45,18 +45,6 @@ pub(crate) fn run_until(command: &mut Command, deadline: Instant) -> Result<()> 
         bail!("`{shown}` failed: {status}");
     }
     Ok(())
-}
-
-/// The command as one could type it.
-pub(crate) fn describe(command: &Command) -> String {
-    let variables = command.get_envs().filter_map(|(name, value)| Some(format!("{}={}", show(name), show(value?))));
-    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(show);
-    variables.chain(words).collect::<Vec<_>>().join(" ")
-}
-
-fn show(text: &OsStr) -> String {
-    let text = text.to_string_lossy();
-    if text.contains(char::is_whitespace) { format!("'{text}'") } else { text.into_owned() }
 }
 
 fn pid_of(child: &Child) -> Option<Pid> {
@@ -145,12 +133,5 @@ mod tests {
     #[test]
     fn a_process_name_cannot_fake_its_parent() {
         assert_eq!(parent_in("12 (a) R 1) S 7 12 12"), Some(7));
-    }
-
-    #[test]
-    fn a_command_shows_as_one_types_it() {
-        let mut command = Command::new("cargo");
-        command.args(["test", "a b"]).env("KEY", "value").env_remove("GONE");
-        assert_eq!(describe(&command), "KEY=value cargo test 'a b'");
     }
 }

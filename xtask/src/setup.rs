@@ -5,10 +5,10 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
-use ebpf_build::{COMPILER_PACKAGES, Error, Missing, Toolchain, find_program, linker_arguments, llvm_prefix};
+use ebpf_build::{COMPILER_PACKAGES, Error, Missing, Toolchain, describe, find_program, linker_arguments, llvm_prefix};
 
 use crate::{
-    process::{self, describe, say},
+    process::{self, say},
     workspace,
 };
 
