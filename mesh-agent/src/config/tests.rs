@@ -337,15 +337,24 @@ fn mistakes_between_objects() {
 }
 
 #[test]
-fn yaml_itself_is_bounded_and_strict() {
-    for text in [
-        "a: 1\na: 2".to_owned(),
-        "a: [1, 2".to_owned(),
-        "a: &a [*a]".to_owned(),
-        format!("{}{}", "[".repeat(100), "]".repeat(100)),
-        "a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d,*d]".to_owned(),
-    ] {
-        let errors = parse(&[file("mesh.yaml", MESH), file("web.yaml", &text)]).unwrap_err();
-        println!("{errors}");
+fn yaml_itself_is_strict_and_bounded() {
+    let bomb = "a: &a [1,1,1,1,1,1,1,1,1]
+b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]
+c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]
+d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]
+e: [*d,*d,*d,*d,*d,*d,*d,*d,*d]";
+    let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+    for (text, expected) in
+        [("a: 1\na: 2", "?"), ("a: [1, 2", "?"), ("a: &a [*a]", "?"), (deep.as_str(), "?"), (bomb, "?")]
+    {
+        refused(text, &[&format!("web.yaml: document 1: {expected}")]);
     }
+}
+
+#[test]
+fn a_mistake_in_one_documents_yaml_does_not_hide_the_next_document() {
+    let text = format!("a: 1\na: 2\n---{}", WORKLOAD.replace("node: a", ""));
+    let errors = parse(&[file("mesh.yaml", MESH), file("web.yaml", &text)]).unwrap_err();
+    assert_eq!(errors.0.len(), 2);
+    assert_eq!(errors.0[1].to_string(), "web.yaml: document 2 (Workload shop/web): spec.node: is required");
 }
