@@ -1,0 +1,10 @@
+//! The values that everything else speaks in (layer 0).
+//!
+//! A value here is valid by construction: parsing happened at the edge. Nothing in this module does I/O, reads a clock,
+//! logs, or knows how a value came to be.
+
+pub mod connection;
+pub mod mesh;
+pub mod spiffe;
+pub mod svid;
+pub mod workload;

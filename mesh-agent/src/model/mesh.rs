@@ -1,0 +1,149 @@
+//! What holds for the whole mesh: trust domain, mutual TLS, time limits, issuer.
+//!
+//! The defaults are here, so that code and documentation can't differ from what an empty configuration means.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::spiffe::TrustDomain;
+
+/// The mesh-wide settings.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Mesh {
+    /// The one trust domain whose identities are accepted.
+    pub trust_domain: TrustDomain,
+    /// What inbound connections must be.
+    pub mode: MtlsMode,
+    /// Where pods have their addresses: a destination in here that no workload has yet is waited for.
+    pub pod_ranges: Vec<IpNet>,
+    /// What is offered and accepted in a handshake.
+    pub tls: TlsSettings,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// Who signs SVIDs.
+    pub issuer: IssuerSettings,
+}
+
+/// What an inbound connection must be.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum MtlsMode {
+    /// Mutual TLS or plaintext, told apart by the first bytes.
+    Permissive,
+    /// Mutual TLS, or it is reset.
+    #[default]
+    Strict,
+}
+
+/// What both ends may negotiate, most preferred first. TLS 1.3 only.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TlsSettings {
+    /// Never empty.
+    pub cipher_suites: Vec<CipherSuite>,
+    /// Never empty.
+    pub key_exchange: Vec<KeyExchange>,
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self { cipher_suites: CipherSuite::ALL.to_vec(), key_exchange: KeyExchange::ALL.to_vec() }
+    }
+}
+
+/// A cipher suite of TLS 1.3 (RFC 8446 §B.4).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum CipherSuite {
+    /// `TLS_AES_256_GCM_SHA384`
+    Aes256Gcm,
+    /// `TLS_AES_128_GCM_SHA256`
+    Aes128Gcm,
+    /// `TLS_CHACHA20_POLY1305_SHA256`
+    Chacha20Poly1305,
+}
+
+impl CipherSuite {
+    /// All of them, in the default order of preference.
+    pub const ALL: [Self; 3] = [Self::Aes256Gcm, Self::Aes128Gcm, Self::Chacha20Poly1305];
+
+    /// The IANA name: what configuration, logs and metrics show.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aes256Gcm => "TLS_AES_256_GCM_SHA384",
+            Self::Aes128Gcm => "TLS_AES_128_GCM_SHA256",
+            Self::Chacha20Poly1305 => "TLS_CHACHA20_POLY1305_SHA256",
+        }
+    }
+}
+
+/// A key exchange group (RFC 8446 §4.2.7).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum KeyExchange {
+    /// X25519 and ML-KEM-768 together: safe against a recording that a quantum computer reads later.
+    X25519MlKem768,
+    /// X25519 (RFC 7748).
+    X25519,
+    /// NIST P-256.
+    P256,
+}
+
+impl KeyExchange {
+    /// All of them, in the default order of preference.
+    pub const ALL: [Self; 3] = [Self::X25519MlKem768, Self::X25519, Self::P256];
+
+    /// The IANA name: what configuration, logs and metrics show.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::X25519MlKem768 => "X25519MLKEM768",
+            Self::X25519 => "x25519",
+            Self::P256 => "secp256r1",
+        }
+    }
+}
+
+/// Time limits of a connection's way through the agent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timeouts {
+    /// From the first byte of a handshake to its end.
+    pub handshake: Duration,
+    /// For one TCP connect to an upstream.
+    pub connect: Duration,
+    /// How long a destination in the pod ranges may stay unknown before the connection is refused.
+    pub unknown_destination: Duration,
+    /// In permissive mode: silence after which a connection counts as plaintext.
+    pub plaintext_detection: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            connect: Duration::from_secs(10),
+            unknown_destination: Duration::from_secs(1),
+            plaintext_detection: Duration::from_millis(200),
+        }
+    }
+}
+
+/// Who signs SVIDs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum IssuerSettings {
+    /// A CA key that this agent holds.
+    Embedded {
+        /// PEM: the CA's certificate first; further ones are roots that are trusted too.
+        certificate: PathBuf,
+        /// PEM: the CA's PKCS #8 private key.
+        key: PathBuf,
+        /// How long an SVID is valid; see [`IssuerSettings::SVID_LIFETIME`].
+        svid_lifetime: Duration,
+    },
+}
+
+impl IssuerSettings {
+    /// The default lifetime of an SVID.
+    pub const SVID_LIFETIME: Duration = Duration::from_hours(24);
+    /// The shortest lifetime: below it, rotation would be all that the agent does.
+    pub const MIN_SVID_LIFETIME: Duration = Duration::from_mins(1);
+    /// The longest lifetime: what expires later is as good as never revoked.
+    pub const MAX_SVID_LIFETIME: Duration = Duration::from_hours(30 * 24);
+}

@@ -1,0 +1,91 @@
+//! A workload: one running instance that has an identity (a pod).
+//!
+//! Where its sockets are made (`netns`, `cgroup`) is said only for workloads of this machine; nothing here opens them.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::spiffe::SpiffeId;
+
+/// Names a workload in the mesh: `<namespace>/<name>`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct WorkloadUid(Arc<str>);
+
+impl WorkloadUid {
+    /// Joins names that are already known to be DNS-1123 names.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self(format!("{namespace}/{name}").into())
+    }
+
+    /// `<namespace>/<name>`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for WorkloadUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of a node, as `--node` and `Workload.spec.node` give it.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct NodeName(Arc<str>);
+
+impl NodeName {
+    /// Takes a name that is already known to be a DNS-1123 subdomain.
+    pub fn new(name: &str) -> Self {
+        Self(Arc::from(name))
+    }
+
+    /// The bare name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One workload, as its configuration describes it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Workload {
+    /// Its name.
+    pub uid: WorkloadUid,
+    /// The identity that its connections carry and that its peers must find.
+    pub identity: SpiffeId,
+    /// The node whose agent serves it.
+    pub node: NodeName,
+    /// Its addresses; no other workload has one of them.
+    pub addresses: Vec<IpAddr>,
+    /// Its network namespace on that node, such as `/run/netns/web`: an absolute path.
+    pub netns: Option<PathBuf>,
+    /// Its cgroup on that node: an absolute path below the cgroup2 mount.
+    pub cgroup: Option<PathBuf>,
+    /// What its owner keeps out of the mesh.
+    pub exclude: Exclusions,
+}
+
+/// Traffic of a workload that the mesh leaves alone.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Exclusions {
+    /// Destination ports of connections that it opens; at most [`Exclusions::MAX_PORTS`].
+    pub outbound_ports: Vec<u16>,
+    /// Destination ranges of connections that it opens.
+    pub outbound_ranges: Vec<IpNet>,
+    /// Its own ports; at most [`Exclusions::MAX_PORTS`].
+    pub inbound_ports: Vec<u16>,
+}
+
+impl Exclusions {
+    /// The most ports of one list: the kernel's entry of a pod has that many slots.
+    pub const MAX_PORTS: usize = 16;
+}

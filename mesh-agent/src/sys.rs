@@ -1,0 +1,10 @@
+//! Every system call that has no safe wrapper elsewhere, as safe functions over borrowed descriptors.
+//!
+//! The only module of the agent with `unsafe`. Nothing here decides anything.
+
+pub mod bpf;
+pub mod cgroup;
+pub mod harden;
+pub mod link;
+pub mod netns;
+pub mod sockopt;
