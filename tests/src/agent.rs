@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::Signal;
 use serde_json::{Map, Value};
 
@@ -102,7 +102,7 @@ impl Agent {
             let answer = metrics::get(&self.place.netns, ADMIN, "/readyz");
             Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
         });
-        ready.with_context(|| self.quote())
+        self.quoting(ready)
     }
 
     /// Kills it as a crash would; returns once it is gone.
@@ -114,7 +114,8 @@ impl Agent {
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         let mut process = self.process.take().context("the agent was stopped")?;
         process.signal(Signal::TERM)?;
-        process.wait_exit(LIMIT).with_context(|| self.quote())
+        let ended = process.wait_exit(LIMIT);
+        self.quoting(ended)
     }
 
     /// Starts it again after `kill9` or `terminate`, and waits until it is ready.
@@ -146,7 +147,7 @@ impl Agent {
     pub fn wait_access(&self, fields: &[(&str, &str)]) -> Result<AccessLine> {
         let what = format!("an access line of node {} with {fields:?}", self.node);
         let found = wait_until(LIMIT, &what, || Ok(self.access_lines()?.into_iter().find(|line| line.has(fields))));
-        found.with_context(|| self.quote())
+        self.quoting(found)
     }
 
     /// Its metrics as text.
@@ -164,8 +165,12 @@ impl Agent {
         Ok(metrics::by_label(&self.metrics()?, name, label))
     }
 
-    /// The end of its log, for an error.
-    pub fn quote(&self) -> String {
+    /// Adds the end of its log to an error.
+    fn quoting<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| anyhow!("{error:#}\n{}", self.quote()))
+    }
+
+    fn quote(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();

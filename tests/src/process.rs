@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::netns::Netns;
@@ -139,7 +139,8 @@ impl Process {
     /// Waits for its end.
     pub fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
         let what = format!("end of process {}", self.child.id());
-        wait_until(limit, &what, || self.exited()).with_context(|| self.describe())
+        let ended = wait_until(limit, &what, || self.exited());
+        self.quoting(ended)
     }
 
     /// Waits for a line on standard output that `wanted` accepts. Fails early if the process ends without one.
@@ -153,12 +154,13 @@ impl Process {
                 (line, _) => Ok(line),
             }
         });
-        found.with_context(|| self.describe())
+        self.quoting(found)
     }
 
-    fn describe(&self) -> String {
-        let tail = |text: Result<String>| text.unwrap_or_else(|error| format!("{error:#}"));
-        format!("stdout: {}stderr: {}", tail(self.stdout()), tail(self.stderr()))
+    /// Adds what it printed to an error.
+    fn quoting<T>(&self, result: Result<T>) -> Result<T> {
+        let text = |output: Result<String>| output.unwrap_or_else(|error| format!("{error:#}"));
+        result.map_err(|error| anyhow!("{error:#}\n{}{}", text(self.stdout()), text(self.stderr())))
     }
 }
 
