@@ -21,7 +21,7 @@ use crate::model::svid::TrustBundle;
 
 mod files;
 
-pub use files::{CaFileError, init_dir, load_files};
+pub use files::{CaFileError, init_dir};
 
 /// Why a CA can't be made or loaded.
 #[derive(Debug, thiserror::Error)]
