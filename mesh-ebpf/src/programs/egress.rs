@@ -1,0 +1,55 @@
+//! The two SYN filters: at the socket's cgroup for raw sockets, at the pod's veth for AF_PACKET.
+use aya_ebpf::programs::{SkBuffContext, TcContext};
+use mesh_common::{
+    conn::ConnKey,
+    egress::{EgressVerdict, Sender, decide},
+    event::Counter,
+    packet::{Packet, classify},
+};
+
+use super::{ctx, ctx::Skb, maps};
+
+const LOOPBACK: u32 = 1;
+const ETHERNET_HEADER: usize = 14;
+
+/// cgroup_skb: the packet starts at its IP header, and its socket is known.
+pub fn from_socket(context: &SkBuffContext) -> i32 {
+    const ALLOW: i32 = 1;
+    const DROP: i32 = 0;
+    if ctx::interface(context) == LOOPBACK {
+        return ALLOW;
+    }
+    let (Packet::Syn(key) | Packet::Hidden(key)) = classify(&Skb(&context.skb), 0) else { return ALLOW };
+    match verdict(&key, Sender::Anybody, || ctx::is_outer(context)) {
+        EgressVerdict::Pass => ALLOW,
+        EgressVerdict::Drop => {
+            maps::count(Counter::EgressDropped);
+            DROP
+        }
+    }
+}
+
+/// tc: the packet starts at its Ethernet header, and its socket is not known any more.
+pub fn from_veth(context: &TcContext) -> i32 {
+    const ALLOW: i32 = 0; // TC_ACT_OK
+    const DROP: i32 = 2; // TC_ACT_SHOT
+    let (Packet::Syn(key) | Packet::Hidden(key)) = classify(&Skb(&context.skb), ETHERNET_HEADER) else { return ALLOW };
+    match verdict(&key, Sender::Impostor, || maps::is_flow(&key)) {
+        EgressVerdict::Pass => ALLOW,
+        EgressVerdict::Drop => {
+            maps::count(Counter::VethDropped);
+            DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn verdict(key: &ConnKey, stranger: Sender<'static>, from_agent: impl FnOnce() -> bool) -> EgressVerdict {
+    let pod = maps::steer(&key.source).and_then(|steer| maps::pod(steer.netns));
+    let known = maps::destination(&key.destination, pod.map(|pod| pod.pod));
+    let sender = pod.map_or(stranger, Sender::Pod);
+    match decide(sender, &key.destination, key.destination_port, known) {
+        EgressVerdict::Drop if from_agent() => decide(Sender::Agent, &key.destination, key.destination_port, known),
+        verdict => verdict,
+    }
+}

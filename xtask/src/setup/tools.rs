@@ -1,0 +1,58 @@
+//! Which programs the build, the native tests and the demo start, and what each is for. The one list of them.
+
+/// A program that must be there.
+pub(crate) struct Tool {
+    /// The file to look for.
+    pub(crate) program: &'static str,
+    /// The Debian package that brings it.
+    pub(crate) package: &'static str,
+    /// Why we need it.
+    pub(crate) purpose: &'static str,
+}
+
+const fn tool(program: &'static str, package: &'static str, purpose: &'static str) -> Tool {
+    Tool { program, package, purpose }
+}
+
+/// What `bpf-linker` and the agent's dependencies need to compile, besides the BPF toolchain itself.
+pub(crate) const BUILD_TOOLS: [Tool; 2] = [
+    tool("cc", "gcc", "compiles the TLS library's C and assembler code"),
+    tool("c++", "g++", "compiles bpf-linker's binding to LLVM"),
+];
+
+/// What the native tests and the demo run.
+pub(crate) const RUN_TOOLS: [Tool; 9] = [
+    tool("curl", "curl", "an HTTP client that knows nothing of the mesh"),
+    tool("ip", "iproute2", "makes nodes and pods from network namespaces"),
+    tool("nginx", "nginx-light", "an HTTP server that uses sendfile"),
+    tool("nsenter", "util-linux", "starts a program inside a pod"),
+    tool("openssl", "openssl", "a TLS client and server that are not ours"),
+    tool("python3", "python3", "small clients and servers with unusual socket use"),
+    tool("redis-benchmark", "redis-tools", "many connections and pipelined requests"),
+    tool("redis-cli", "redis-tools", "a client that knows nothing of the mesh"),
+    tool("redis-server", "redis-server", "a server that knows nothing of the mesh"),
+];
+
+/// The tools that `find` does not find.
+pub(crate) fn missing(tools: &[Tool], find: impl Fn(&str) -> bool) -> Vec<&Tool> {
+    tools.iter().filter(|tool| !find(tool.program)).collect()
+}
+
+/// The packages of `tools`, each once.
+pub(crate) fn packages(tools: &[&Tool]) -> Vec<String> {
+    let mut packages: Vec<_> = tools.iter().map(|tool| tool.package.to_owned()).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_programs_of_one_package_install_it_once() {
+        let missing = missing(&RUN_TOOLS, |program| !program.starts_with("redis"));
+        assert_eq!(packages(&missing), ["redis-server", "redis-tools"]);
+    }
+}

@@ -1,0 +1,100 @@
+//! The test tiers: what each needs, what it may cost and what it runs.
+use std::{fmt, process::Command, time::Instant};
+
+use anyhow::Result;
+
+use crate::{
+    build, process,
+    setup::{self, Purpose},
+    workspace,
+};
+
+/// A group of tests with the same needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub(crate) enum Tier {
+    /// Format and lints of the whole workspace.
+    Lint,
+    /// Everything that needs neither privileges nor the BPF toolchain.
+    Unit,
+    /// Real eBPF programs between network namespaces; needs root.
+    Native,
+}
+
+impl Tier {
+    /// In the order they run: cheap ones first, and a tier with test results last.
+    pub(crate) const ALL: [Self; 3] = [Self::Lint, Self::Unit, Self::Native];
+
+    /// Minutes that the tier should take on two cores, after the first build of the dependencies.
+    pub(crate) fn budget_min(self) -> u64 {
+        match self {
+            Self::Lint => 2,
+            Self::Unit => 3,
+            Self::Native => 6,
+        }
+    }
+
+    /// Minutes after which the tier is killed. Leaves room for a first build: the TLS library alone takes minutes.
+    pub(crate) fn limit_min(self) -> u64 {
+        match self {
+            Self::Lint => 15,
+            Self::Unit => 20,
+            Self::Native => 30,
+        }
+    }
+
+    /// Why this machine cannot run the tier. Installs what is missing where it may.
+    pub(crate) fn obstacle(self) -> Option<String> {
+        match self {
+            Self::Lint => ["clippy", "fmt"].into_iter().find_map(missing_component),
+            Self::Unit => None,
+            Self::Native if !rustix::process::geteuid().is_root() => Some("needs root: namespaces and eBPF".to_owned()),
+            Self::Native => setup::ensure(Purpose::Run).err().map(|error| format!("{error:#}")),
+        }
+    }
+
+    /// Runs the tier until `deadline`.
+    pub(crate) fn run(self, deadline: Instant) -> Result<()> {
+        match self {
+            Self::Lint => {
+                process::run_until(&mut cargo(&["fmt", "--all", "--check"]), deadline)?;
+                process::run_until(&mut cargo(&CLIPPY), deadline)
+            }
+            Self::Unit => process::run_until(&mut cargo(&UNIT), deadline),
+            Self::Native => {
+                process::run_until(&mut build::agent_command(true), deadline)?;
+                // The build is done: this only asks where the agent is and that its object is real.
+                let built = build::build(true)?;
+                process::run_until(cargo(&NATIVE).env("MESH_AGENT_BIN", built.agent), deadline)
+            }
+        }
+    }
+}
+
+// mesh-ebpf is built for the BPF target only, and there with another compiler.
+const CLIPPY: [&str; 9] =
+    ["clippy", "--locked", "--workspace", "--exclude", "mesh-ebpf", "--all-targets", "--", "-D", "warnings"];
+const UNIT: [&str; 5] = ["test", "--locked", "--workspace", "--exclude", "mesh-ebpf"];
+// One test at a time: they share the machine's cgroup root, where the programs attach.
+const NATIVE: [&str; 9] =
+    ["test", "--locked", "--release", "--package", "mesh-tests", "--features", "native", "--", "--test-threads=1"];
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Lint => "lint",
+            Self::Native => "native",
+            Self::Unit => "unit",
+        })
+    }
+}
+
+fn missing_component(name: &str) -> Option<String> {
+    let found = workspace::cargo().args([name, "--version"]).output().is_ok_and(|output| output.status.success());
+    (!found).then(|| format!("needs cargo {name}: rustup component add clippy rustfmt"))
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = workspace::cargo();
+    command.args(arguments);
+    command
+}
