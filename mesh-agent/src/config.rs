@@ -4,11 +4,22 @@
 
 use std::path::PathBuf;
 
+use serde_json::Value;
+use walk::Report;
+
 use crate::model::mesh::Mesh;
 use crate::model::workload::Workload;
 
+mod assemble;
+mod document;
 mod error;
+mod mesh;
+mod object;
+mod value;
+mod walk;
+mod workload;
 
+use assemble::{Assembly, Place};
 pub use error::{ConfigError, ConfigErrors};
 
 /// One file of YAML documents.
@@ -31,6 +42,31 @@ pub struct MeshConfig {
 
 /// Parses documents that make up one configuration together.
 pub fn parse(documents: &[SourceFile]) -> Result<MeshConfig, ConfigErrors> {
-    let _ = documents;
-    unimplemented!()
+    let mut assembly = Assembly::default();
+    for file in documents {
+        for (index, document) in document::split(&file.text).into_iter().enumerate() {
+            let place = Place { file: file.name.clone(), document: index + 1, object: None };
+            match document {
+                Ok(document) => read(&mut assembly, place, &document),
+                Err(reason) => assembly.refuse([place.mistake("", reason)]),
+            }
+        }
+    }
+    assembly.finish()
 }
+
+fn read(assembly: &mut Assembly, mut place: Place, document: &Value) {
+    place.object = object::describe(document);
+    let report = Report::default();
+    let object = object::lower(document, &report);
+    assembly.refuse(report.into_mistakes().into_iter().map(|(field, reason)| place.mistake(field, reason)));
+    if document["kind"] == "Mesh" {
+        assembly.saw_mesh(&place);
+    }
+    if let Some(object) = object {
+        assembly.add(place, object);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,10 @@ use crate::model::spiffe::SpiffeId;
 use crate::model::svid::TrustBundle;
 
 pub mod ca;
+mod issue;
+mod key;
 pub mod manager;
+mod schedule;
 
 pub use ca::LocalCa;
 pub use manager::SvidManager;

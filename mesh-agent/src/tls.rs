@@ -4,9 +4,14 @@
 
 pub mod config;
 pub mod handshake;
+pub mod verify;
 
 pub use config::{TlsConfigError, client_config, server_config};
 pub use handshake::{HandshakeError, TlsSession};
+pub use verify::PeerError;
 
 /// The ALPN protocol of mesh connections (RFC 7301): tells them from an application's own TLS.
 pub const ALPN: &[u8] = b"hauberk/1";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! Wires everything for `mesh-agent run`; the only module that knows all others.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::admin;
+use crate::args::RunArgs;
+use crate::bpf::{BpfError, Kernel, Maps};
+use crate::identity::ca::CaError;
+use crate::identity::{LocalCa, SvidManager};
+use crate::model::mesh::{IssuerSettings, Mesh};
+use crate::model::workload::NodeName;
+use crate::pod::{Enrolled, PodManager, Readiness};
+use crate::proxy::{PodProxy, Shared};
+use crate::sources::file::{self, LoadError};
+use crate::state::MeshState;
+use crate::store;
+use crate::sys::cgroup;
+use crate::telemetry::Metrics;
+
+/// How often denials are read from the ring buffer.
+const DRAIN_DENIALS: Duration = Duration::from_millis(100);
+
+/// Why an agent doesn't run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The admin address can't be served.
+    #[error("serve the admin endpoints on {address}")]
+    Admin {
+        /// The configured address.
+        address: std::net::SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The kernel side doesn't stand.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// The CA can't be used.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// A cgroup can't be used.
+    #[error("look up cgroup {}", path.display())]
+    Cgroup {
+        /// Which.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The configuration is wrong: exit code 2.
+    #[error(transparent)]
+    Config(#[from] LoadError),
+    /// The agent is where the kernel programs can't tell it from pods, or don't see it.
+    #[error("the agent runs in cgroup {}, which {problem}", own.display())]
+    Placement {
+        /// The agent's own cgroup.
+        own: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Signals can't be caught.
+    #[error("set up signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Loads the CA that the mesh's settings name.
+pub fn load_ca(mesh: &Mesh) -> Result<LocalCa, CaError> {
+    let IssuerSettings::Embedded { certificate, key, svid_lifetime } = &mesh.issuer;
+    LocalCa::load_files(mesh.trust_domain.clone(), certificate, key, *svid_lifetime)
+}
+
+/// Runs the agent until SIGTERM or SIGINT. What it has pinned stays: enrolled pods fail closed until the next agent.
+pub async fn run(args: RunArgs) -> Result<(), RunError> {
+    let state = MeshState::new(file::load(&args.config)?);
+    let node = NodeName::new(&args.node);
+    let mount = cgroup::mount_point().map_err(|source| cgroup_error(Path::new("/proc/self/mountinfo"), source))?;
+    let root = args.cgroup_root.clone().unwrap_or_else(|| mount.clone());
+    check_placement(&state, &node, &mount, &root)?;
+    let svids = Arc::new(SvidManager::new(load_ca(state.mesh())?));
+    let bundle = svids.trust_bundle();
+
+    let root_id = cgroup::lookup(&mount, &root).map_err(|source| cgroup_error(&root, source))?.id;
+    let mut kernel = Kernel::load(&args.bpffs)?;
+    kernel.attach_cgroup(&root, root_id)?;
+    kernel.detach_other_roots(root_id)?;
+
+    let maps = kernel.maps();
+    let counted = Arc::clone(&maps);
+    let metrics = Arc::new(Metrics::new(move || counted.counters()));
+    let (publisher, store) = store::channel(state);
+    let readiness = Arc::new(Readiness::default());
+    let shared = Arc::new(Shared {
+        store: store.clone(),
+        maps: Arc::clone(&maps),
+        metrics: Arc::clone(&metrics),
+        bundle,
+    });
+    let admin = TcpListener::bind(args.admin).await.map_err(|source| RunError::Admin { address: args.admin, source })?;
+
+    let mut tasks = JoinSet::new();
+    let pending = pending_view(Arc::clone(&readiness));
+    let (admin_metrics, address) = (Arc::clone(&metrics), args.admin);
+    tasks.spawn(async move {
+        admin::serve(admin, admin_metrics, pending).await.map_err(|source| RunError::Admin { address, source })
+    });
+    let rotating = Arc::clone(&svids);
+    tasks.spawn(async move {
+        rotating.run().await;
+        Ok(())
+    });
+    tasks.spawn(report_denials(maps));
+    let pods = PodManager {
+        kernel,
+        store,
+        node,
+        cgroup_mount: mount,
+        svids,
+        readiness,
+        metrics,
+        start: move |enrolled| start_proxy(&shared, enrolled),
+    };
+    tasks.spawn(async move { Ok(pods.run().await?) });
+
+    let result = wait(&mut tasks).await;
+    drop(publisher);
+    result
+}
+
+/// Until a signal comes, or a task ends that should not.
+async fn wait(tasks: &mut JoinSet<Result<(), RunError>>) -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("terminated; enrolled pods stay in the mesh and fail closed"),
+        _ = interrupt.recv() => tracing::info!("interrupted; enrolled pods stay in the mesh and fail closed"),
+        Some(ended) = tasks.join_next() => return ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
+    }
+    Ok(())
+}
+
+fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) {
+    let Enrolled { workload, number, netns, listeners, svid } = enrolled;
+    let expiry = svid.borrow().not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+    shared.metrics.next_expiry(expiry.as_secs_f64());
+    let proxy = PodProxy::new(Arc::clone(shared), workload, number, netns, svid);
+    for (direction, listener) in listeners {
+        drop(tokio::spawn(Arc::clone(&proxy).run(direction, listener)));
+    }
+}
+
+/// sock_ops programs run by the socket's cgroup, so the agent's sockets must be below the root; and a pod's cgroup around
+/// the agent would make the agent that pod.
+fn check_placement(state: &MeshState, node: &NodeName, mount: &Path, root: &Path) -> Result<(), RunError> {
+    let own = cgroup::own(mount).map_err(|source| cgroup_error(Path::new("/proc/self/cgroup"), source))?;
+    let problem = if !own.starts_with(root) {
+        format!("is not below the cgroup root {}: start it there", root.display())
+    } else if let Some(pod) =
+        state.on_node(node).find(|workload| workload.cgroup.as_ref().is_some_and(|cgroup| own.starts_with(cgroup)))
+    {
+        format!("belongs to the workload {}: start it elsewhere", pod.uid)
+    } else {
+        return Ok(());
+    };
+    Err(RunError::Placement { own, problem })
+}
+
+fn pending_view(readiness: Arc<Readiness>) -> admin::Pending {
+    Arc::new(move || readiness.pending().into_iter().map(|(uid, why)| format!("{uid}: {why}")).collect())
+}
+
+async fn report_denials(maps: Arc<Maps>) -> Result<(), RunError> {
+    let mut timer = tokio::time::interval(DRAIN_DENIALS);
+    loop {
+        timer.tick().await;
+        for denial in maps.denials() {
+            tracing::warn!(
+                target: "audit",
+                reason = denial.reason,
+                dst.addr = %denial.destination,
+                netns.cookie = denial.netns,
+                cgroup.id = denial.cgroup,
+                process.comm = denial.comm,
+                process.pid = denial.tgid,
+                process.uid = denial.uid,
+                "connect refused"
+            );
+        }
+    }
+}
+
+fn cgroup_error(path: &Path, source: io::Error) -> RunError {
+    RunError::Cgroup { path: path.to_owned(), source }
+}

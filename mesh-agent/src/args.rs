@@ -1,0 +1,111 @@
+//! The command line. Every flag has an environment variable, for a DaemonSet's manifest.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::telemetry::log::LogFormat;
+
+/// Node agent of the Hauberk service mesh: mutual TLS between workloads without sidecars.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-agent", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How log lines look.
+    #[arg(long, global = true, env = "HAUBERK_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or directives such as `info,access=off,mesh_agent::proxy=debug`.
+    #[arg(long, global = true, env = "HAUBERK_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the workloads of one node.
+    Run(RunArgs),
+    /// Manage an embedded certification authority.
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Issue an SVID from the embedded CA into files, for tools such as openssl. Writes a private key: for tests.
+    Svid(SvidArgs),
+    /// Take the mesh off this node: remove every pinned program and map. Pods talk plaintext afterwards.
+    Uninstall(UninstallArgs),
+}
+
+/// Where an agent finds things.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Directory of YAML documents (*.yaml, *.yml).
+    #[arg(long, env = "HAUBERK_CONFIG", value_name = "DIR")]
+    pub config: PathBuf,
+    /// This node's name: workloads with this `spec.node` are served.
+    #[arg(long, env = "HAUBERK_NODE")]
+    pub node: String,
+    /// Cgroup that holds the agent and its pods [default: the cgroup2 mount].
+    #[arg(long, env = "HAUBERK_CGROUP_ROOT", value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+    /// Directory for pins, on a bpf file system.
+    #[arg(long, env = "HAUBERK_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/hauberk")]
+    pub bpffs: PathBuf,
+    /// Address of /metrics, /readyz and /healthz.
+    #[arg(long, env = "HAUBERK_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:15090")]
+    pub admin: SocketAddr,
+}
+
+/// The `ca` commands.
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Make a CA: ca.crt, and ca.key with mode 0600. Never overwrites one.
+    Init(CaInitArgs),
+}
+
+/// For `ca init`.
+#[derive(Args, Debug)]
+pub struct CaInitArgs {
+    /// Directory for the two files; made if missing.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Name of the trust domain, such as cluster.local.
+    #[arg(long)]
+    pub trust_domain: String,
+}
+
+/// For `svid`.
+#[derive(Args, Debug)]
+pub struct SvidArgs {
+    /// Directory of YAML documents; its Mesh names the CA.
+    #[arg(long, env = "HAUBERK_CONFIG", value_name = "DIR")]
+    pub config: PathBuf,
+    /// Namespace of the identity.
+    #[arg(long)]
+    pub namespace: String,
+    /// Service account of the identity.
+    #[arg(long)]
+    pub service_account: String,
+    /// Directory for tls.crt, tls.key (mode 0600) and ca.crt; made if missing.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// For `uninstall`.
+#[derive(Args, Debug)]
+pub struct UninstallArgs {
+    /// Directory of the pins.
+    #[arg(long, env = "HAUBERK_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/hauberk")]
+    pub bpffs: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

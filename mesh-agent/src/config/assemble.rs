@@ -1,0 +1,132 @@
+//! Puts objects together into one configuration and finds the mistakes that no object shows alone.
+//!
+//! Exactly one Mesh, no object and no address twice, no workload outside the mesh's ranges.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::error::ConfigError;
+use super::object::Object;
+use super::workload::Draft;
+use super::{ConfigErrors, MeshConfig};
+use crate::model::mesh::Mesh;
+use crate::model::workload::{Workload, WorkloadUid};
+
+/// Where an object was read.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) file: PathBuf,
+    pub(super) document: usize,
+    pub(super) object: Option<String>,
+}
+
+impl Place {
+    pub(super) fn mistake(&self, field: impl Into<String>, reason: impl Into<String>) -> ConfigError {
+        ConfigError {
+            file: Some(self.file.clone()),
+            document: Some(self.document),
+            object: self.object.clone(),
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+
+    fn short(&self) -> String {
+        format!("{} document {}", self.file.display(), self.document)
+    }
+}
+
+/// What has been read so far.
+#[derive(Debug, Default)]
+pub(super) struct Assembly {
+    errors: Vec<ConfigError>,
+    mesh: Option<Place>,
+    mesh_settings: Option<Mesh>,
+    workloads: Vec<(Place, Draft)>,
+    places: HashMap<WorkloadUid, Place>,
+    owners: HashMap<IpAddr, (WorkloadUid, Place)>,
+}
+
+impl Assembly {
+    /// Notes mistakes.
+    pub(super) fn refuse(&mut self, mistakes: impl IntoIterator<Item = ConfigError>) {
+        self.errors.extend(mistakes);
+    }
+
+    /// Notes that there is a Mesh, also if it has mistakes.
+    pub(super) fn saw_mesh(&mut self, place: &Place) {
+        match &self.mesh {
+            Some(first) => {
+                let reason = format!("there can be only one Mesh, and {} has one", first.short());
+                self.errors.push(place.mistake("kind", reason));
+            }
+            None => self.mesh = Some(place.clone()),
+        }
+    }
+
+    /// Takes an object that is right in itself.
+    pub(super) fn add(&mut self, place: Place, object: Object) {
+        match object {
+            Object::Mesh(mesh) => {
+                self.mesh_settings.get_or_insert(mesh);
+            }
+            Object::Workload(draft) => self.add_workload(place, draft),
+        }
+    }
+
+    fn add_workload(&mut self, place: Place, draft: Draft) {
+        if let Some(first) = self.places.get(&draft.uid) {
+            self.errors.push(place.mistake("metadata.name", format!("is already in {}", first.short())));
+            return;
+        }
+        self.places.insert(draft.uid.clone(), place.clone());
+        for (index, address) in draft.addresses.iter().enumerate() {
+            if let Some((owner, first)) = self.owners.get(address) {
+                let reason = format!("`{address}` already belongs to {owner} ({})", first.short());
+                self.errors.push(place.mistake(format!("spec.addresses[{index}]"), reason));
+            } else {
+                self.owners.insert(*address, (draft.uid.clone(), place.clone()));
+            }
+        }
+        self.workloads.push((place, draft));
+    }
+
+    /// The whole configuration, or all that is wrong with it.
+    pub(super) fn finish(mut self) -> Result<MeshConfig, ConfigErrors> {
+        if self.mesh.is_none() {
+            let reason = "no Mesh object in the configuration, exactly one is needed".to_owned();
+            self.errors.push(ConfigError { file: None, document: None, object: None, field: String::new(), reason });
+        }
+        let mut workloads = Vec::with_capacity(self.workloads.len());
+        if let Some(mesh) = &self.mesh_settings {
+            for (place, draft) in self.workloads {
+                self.errors.extend(outside(mesh, &place, &draft));
+                match draft.finish(&mesh.trust_domain) {
+                    Ok(workload) => workloads.push(workload),
+                    Err(error) => self.errors.push(place.mistake("spec.serviceAccount", format!("its ID {error}"))),
+                }
+            }
+        }
+        workloads.sort_by(|one: &Workload, other| one.uid.cmp(&other.uid));
+        match self.mesh_settings {
+            Some(mesh) if self.errors.is_empty() => Ok(MeshConfig { mesh, workloads }),
+            _ => {
+                self.errors.sort_by_key(|error| (error.file.is_none(), error.file.clone(), error.document));
+                Err(ConfigErrors(self.errors))
+            }
+        }
+    }
+}
+
+/// Addresses outside of the mesh's ranges: other pods would never be diverted to them. Without ranges anything goes.
+fn outside(mesh: &Mesh, place: &Place, draft: &Draft) -> Vec<ConfigError> {
+    let is_outside =
+        |address: &IpAddr| !mesh.pod_ranges.is_empty() && !mesh.pod_ranges.iter().any(|range| range.contains(address));
+    let found = draft.addresses.iter().enumerate().filter(|(_, address)| is_outside(address));
+    found
+        .map(|(index, address)| {
+            place.mistake(format!("spec.addresses[{index}]"), format!("`{address}` is in none of the Mesh's podRanges"))
+        })
+        .collect()
+}

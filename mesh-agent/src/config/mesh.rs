@@ -1,0 +1,80 @@
+//! Lowers the `Mesh` object: the settings that hold everywhere.
+
+use std::time::Duration;
+
+use super::value;
+use super::walk::{Fields, Node};
+use crate::model::mesh::{CipherSuite, IssuerSettings, KeyExchange, Mesh, MtlsMode, Timeouts, TlsSettings};
+
+/// Bounds of a time limit: below, nothing would ever succeed; above, nothing would ever be cleaned up.
+const MIN_TIMEOUT: Duration = Duration::from_millis(10);
+const MAX_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// Reads `spec`; `None` only if something required is missing or unreadable.
+pub(super) fn lower(spec: &Node<'_>) -> Option<Mesh> {
+    let fields = spec.object(&["trustDomain", "mtls", "podRanges", "tls", "timeouts", "issuer"])?;
+    let trust_domain = fields.required("trustDomain").and_then(|node| node.parse(value::trust_domain));
+    let mtls = fields.optional("mtls").and_then(|node| node.object(&["mode", "plaintextDetection"]));
+    let pod_ranges = fields.optional("podRanges").map(|node| node.distinct(|item| item.parse(value::range)));
+    let tls = fields.optional("tls").map(|node| tls(&node));
+    let timeouts = timeouts(&fields, mtls.as_ref());
+    let issuer = fields.required("issuer").and_then(|node| issuer(&node));
+    Some(Mesh {
+        trust_domain: trust_domain?,
+        mode: mtls.as_ref().and_then(|mtls| mtls.optional("mode")).and_then(|node| mode(&node)).unwrap_or_default(),
+        pod_ranges: pod_ranges.unwrap_or_default(),
+        tls: tls.unwrap_or_default(),
+        timeouts,
+        issuer: issuer?,
+    })
+}
+
+fn mode(node: &Node<'_>) -> Option<MtlsMode> {
+    node.parse(value::choice(&[("STRICT", MtlsMode::Strict), ("PERMISSIVE", MtlsMode::Permissive)]))
+}
+
+fn tls(node: &Node<'_>) -> TlsSettings {
+    let mut settings = TlsSettings::default();
+    let Some(fields) = node.object(&["cipherSuites", "keyExchange"]) else { return settings };
+    let suites = CipherSuite::ALL.map(|suite| (suite.name(), suite));
+    let groups = KeyExchange::ALL.map(|group| (group.name(), group));
+    replace(&fields, "cipherSuites", &suites, &mut settings.cipher_suites);
+    replace(&fields, "keyExchange", &groups, &mut settings.key_exchange);
+    settings
+}
+
+/// Reads a list of choices, which must not be empty if it is there.
+fn replace<T: Copy + PartialEq>(fields: &Fields<'_>, name: &str, choices: &[(&str, T)], setting: &mut Vec<T>) {
+    let Some(node) = fields.optional(name) else { return };
+    *setting = node.some_distinct(|item| item.parse(value::choice(choices)));
+}
+
+fn timeouts(fields: &Fields<'_>, mtls: Option<&Fields<'_>>) -> Timeouts {
+    let read = |fields: Option<&Fields<'_>>, name, default| {
+        let node = fields.and_then(|fields| fields.optional(name));
+        node.and_then(|node| node.parse(value::duration(MIN_TIMEOUT, MAX_TIMEOUT))).unwrap_or(default)
+    };
+    let node = fields.optional("timeouts");
+    let limits = node.and_then(|node| node.object(&["handshake", "connect", "unknownDestination"]));
+    let default = Timeouts::default();
+    Timeouts {
+        handshake: read(limits.as_ref(), "handshake", default.handshake),
+        connect: read(limits.as_ref(), "connect", default.connect),
+        unknown_destination: read(limits.as_ref(), "unknownDestination", default.unknown_destination),
+        plaintext_detection: read(mtls, "plaintextDetection", default.plaintext_detection),
+    }
+}
+
+fn issuer(node: &Node<'_>) -> Option<IssuerSettings> {
+    let embedded = node.object(&["embedded"])?.required("embedded")?;
+    let fields = embedded.object(&["certificate", "key", "svidLifetime"])?;
+    let certificate = fields.required("certificate").and_then(|node| node.parse(value::path));
+    let key = fields.required("key").and_then(|node| node.parse(value::path));
+    let bounds = value::duration(IssuerSettings::MIN_SVID_LIFETIME, IssuerSettings::MAX_SVID_LIFETIME);
+    let lifetime = fields.optional("svidLifetime").and_then(|node| node.parse(bounds));
+    Some(IssuerSettings::Embedded {
+        certificate: certificate?,
+        key: key?,
+        svid_lifetime: lifetime.unwrap_or(IssuerSettings::SVID_LIFETIME),
+    })
+}

@@ -1,0 +1,171 @@
+//! Enrols one pod, in the order in which nothing can leak: listeners, links, SVID, map entries.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mesh_common::addr::IpKey;
+use mesh_common::divert::PodDivert;
+use mesh_common::steer::{Direction as Steering, PodSteer, listener_slot};
+use mesh_common::{EXCLUDED_PORTS, PortList};
+use rustix::net::{bind, listen, sockopt::set_socket_reuseaddr};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::bpf::{BpfError, Kernel, Maps};
+use crate::identity::IssueError;
+use crate::model::svid::X509Svid;
+use crate::model::workload::Workload;
+use crate::sys::cgroup::{self, Cgroup};
+use crate::sys::netns::Netns;
+use crate::telemetry::Direction;
+
+/// As long as the kernel allows; `net.core.somaxconn` cuts it.
+const BACKLOG: i32 = 4096;
+
+/// A pod that the kernel side is ready for. Who carries its connections takes the listeners.
+pub struct Enrolled {
+    /// Which workload.
+    pub workload: Arc<Workload>,
+    /// The pod's number.
+    pub number: u32,
+    /// The pod's namespace.
+    pub netns: Arc<Netns>,
+    /// The agent's listeners inside the pod.
+    pub listeners: Vec<(Direction, TcpListener)>,
+    /// The workload's SVID, always the newest.
+    pub svid: watch::Receiver<Arc<X509Svid>>,
+}
+
+/// Why a pod isn't enrolled.
+#[derive(Debug, thiserror::Error)]
+pub enum PodError {
+    /// The kernel side failed.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// Its cgroup can't be used.
+    #[error("look up cgroup {}", path.display())]
+    Cgroup {
+        /// The configured path.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// It shares the agent's own namespace: a hostNetwork pod.
+    #[error("the workload is on the host's network: it can't be enrolled")]
+    HostNetwork,
+    /// Its interfaces can't be listed.
+    #[error("list the pod's interfaces")]
+    Interfaces(#[source] io::Error),
+    /// Its SVID isn't to be had.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// No listener inside its namespace.
+    #[error("listen inside the pod on {address}")]
+    Listen {
+        /// Family and loopback address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The configuration doesn't say where its namespace is.
+    #[error("the workload has no spec.netns")]
+    NoNetns,
+    /// Its namespace can't be opened.
+    #[error("open network namespace {}", path.display())]
+    Netns {
+        /// The configured path.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// Opens the namespace of a workload.
+pub(super) fn open_netns(workload: &Workload) -> Result<Netns, PodError> {
+    let path = workload.netns.as_ref().ok_or(PodError::NoNetns)?;
+    let error = |source| PodError::Netns { path: path.clone(), source };
+    let netns = Netns::open(path).map_err(error)?;
+    let own = Netns::open(Path::new("/proc/self/ns/net")).map_err(error)?;
+    if own.cookie() == netns.cookie() { Err(PodError::HostNetwork) } else { Ok(netns) }
+}
+
+/// Opens the listeners and puts them into the kernel's slots.
+pub(super) fn open_listeners(
+    maps: &Maps,
+    workload: &Workload,
+    netns: &Netns,
+    number: u32,
+) -> Result<Vec<(Direction, TcpListener)>, PodError> {
+    let mut listeners = Vec::new();
+    for v6 in [false, true] {
+        if !workload.addresses.iter().any(|address| address.is_ipv6() == v6) {
+            continue;
+        }
+        let loopback = if v6 { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) };
+        let address = SocketAddr::new(loopback, 0);
+        for (direction, steering) in
+            [(Direction::Inbound, Steering::Inbound), (Direction::Outbound, Steering::Outbound)]
+        {
+            let error = |source| PodError::Listen { address, source };
+            let socket = open_listener(netns, &address).map_err(error)?;
+            maps.set_listener(listener_slot(number, steering, v6), &socket)?;
+            listeners.push((direction, TcpListener::from_std(socket.into()).map_err(error)?));
+        }
+    }
+    Ok(listeners)
+}
+
+fn open_listener(netns: &Netns, address: &SocketAddr) -> io::Result<OwnedFd> {
+    let socket = netns.tcp_socket(address)?;
+    // Never SO_REUSEPORT: root in a pod has the agent's uid and could share the port.
+    set_socket_reuseaddr(&socket, false)?;
+    bind(&socket, address)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Attaches the pod's programs.
+pub(super) fn attach(kernel: &mut Kernel, netns: &Netns) -> Result<(), PodError> {
+    let host_ends = crate::sys::link::host_ends(netns).map_err(PodError::Interfaces)?;
+    Ok(kernel.attach_pod(netns, &host_ends)?)
+}
+
+/// Writes the pod's map entries: what makes its traffic mesh traffic comes last.
+pub(super) fn publish(maps: &Maps, mount: &Path, workload: &Workload, cookie: u64, number: u32) -> Result<(), PodError> {
+    let cgroup = match &workload.cgroup {
+        Some(path) => cgroup::lookup(mount, path).map_err(|source| PodError::Cgroup { path: path.clone(), source })?,
+        None => Cgroup { id: 0, level: 0 },
+    };
+    let steer = PodSteer {
+        netns: cookie,
+        pod: number,
+        excluded_ports: ports(&workload.exclude.inbound_ports),
+        padding: 0,
+    };
+    maps.set_exclusions(number, &workload.exclude.outbound_ranges)?;
+    for address in &workload.addresses {
+        maps.set_address(IpKey::from(*address), &steer)?;
+    }
+    let of_family = |v6: bool| workload.addresses.iter().find(|address| address.is_ipv6() == v6);
+    let pod = PodDivert {
+        cgroup: cgroup.id,
+        address4: of_family(false).map(|address| IpKey::from(*address)).unwrap_or_default(),
+        address6: of_family(true).map(|address| IpKey::from(*address)).unwrap_or_default(),
+        pod: number,
+        cgroup_level: cgroup.level,
+        excluded_ports: ports(&workload.exclude.outbound_ports),
+    };
+    Ok(maps.set_pod(cookie, &pod)?)
+}
+
+/// The configuration has checked that there are no more than slots.
+fn ports(listed: &[u16]) -> PortList {
+    let mut ports = [0; EXCLUDED_PORTS];
+    for (slot, port) in ports.iter_mut().zip(listed) {
+        *slot = *port;
+    }
+    ports
+}

@@ -1,0 +1,93 @@
+//! One connection of a pod: finds out where it was meant to go and takes it there, as mTLS if that is in the mesh.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use mesh_common::conn::{SockFacts, SockKind};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::listener::{PodProxy, account};
+use super::relay::{relay, reset_on_close};
+use super::upstream;
+use crate::model::spiffe::SpiffeId;
+use crate::state::{Fallback, Route, route};
+use crate::telemetry::{ConnectionSummary, Direction, End, Tls};
+use crate::tls::handshake;
+
+/// Serves one accepted connection. The caller resets it unless it ends well.
+pub(super) async fn serve(pod: &PodProxy, stream: &mut TcpStream, summary: &mut ConnectionSummary) -> End {
+    // What no hook has seen connect is nobody's: a process of the pod that dials the listener itself.
+    let Some(facts) = pod.shared.maps.facts(stream).filter(|facts| facts.is(SockKind::Attested)) else {
+        return End::Denied("not_attested");
+    };
+    if facts.pod != pod.number {
+        return End::Denied("wrong_pod");
+    }
+    summary.destination = SocketAddr::new(IpAddr::from(facts.address), facts.port);
+    summary.process = Some((command(&facts), facts.tgid));
+    match settle(pod, summary.destination).await {
+        Some(Route::Mesh(expected)) => mesh(pod, stream, summary, &expected).await,
+        Some(_) => plaintext(pod, stream, summary).await,
+        None => End::Denied("unknown_destination"),
+    }
+}
+
+/// Routes, and waits a while for a destination that is not known yet. `None`: it may not go anywhere.
+async fn settle(pod: &PodProxy, destination: SocketAddr) -> Option<Route> {
+    let store = &pod.shared.store;
+    let Route::Unknown(fallback) = route(&store.snapshot(), destination) else {
+        return Some(route(&store.snapshot(), destination));
+    };
+    let limit = store.snapshot().mesh().timeouts.unknown_destination;
+    let known = store.wait_for(|state| !matches!(route(state, destination), Route::Unknown(_)));
+    match timeout(limit, known).await.map(|state| route(&state, destination)) {
+        Ok(Route::Unknown(_)) | Err(_) => (fallback == Fallback::Plaintext).then_some(Route::Plaintext),
+        Ok(found) => Some(found),
+    }
+}
+
+async fn mesh(pod: &PodProxy, stream: &mut TcpStream, summary: &mut ConnectionSummary, expected: &SpiffeId) -> End {
+    let config = match pod.contexts.client(expected) {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(%error, "no TLS configuration");
+            return End::Failed("tls_configuration");
+        }
+    };
+    let upstream = match upstream::outer(pod, summary.source, summary.destination).await {
+        Ok(upstream) => upstream,
+        Err(error) => return End::Failed(error.reason()),
+    };
+    let (began, limit) = (Instant::now(), pod.shared.store.snapshot().mesh().timeouts.handshake);
+    let mut session = match handshake::connect(upstream, config, limit).await {
+        Ok(session) => session,
+        Err(error) => {
+            tracing::debug!(%error, dst.addr = %summary.destination, "handshake failed");
+            return End::Failed(error.reason());
+        }
+    };
+    pod.shared.metrics.handshake(Direction::Outbound, began.elapsed());
+    summary.tls = Some(Tls { peer: session.peer, info: session.info });
+    let end = account(summary, relay(stream, &mut session.stream).await);
+    if end != End::Closed {
+        reset_on_close(session.stream.get_ref().0);
+    }
+    end
+}
+
+async fn plaintext(pod: &PodProxy, stream: &mut TcpStream, summary: &mut ConnectionSummary) -> End {
+    let mut upstream = match upstream::outer(pod, summary.source, summary.destination).await {
+        Ok(upstream) => upstream,
+        Err(error) => return End::Failed(error.reason()),
+    };
+    let end = account(summary, relay(stream, &mut upstream).await);
+    if end != End::Closed {
+        reset_on_close(&upstream);
+    }
+    end
+}
+
+fn command(facts: &SockFacts) -> String {
+    String::from_utf8_lossy(&facts.comm).trim_end_matches('\0').to_owned()
+}

@@ -1,0 +1,63 @@
+//! The immutable snapshot of the mesh that every decision is taken on.
+//!
+//! Sources build a new one and publish it whole; a connection keeps the one it began with.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::config::MeshConfig;
+use crate::model::mesh::Mesh;
+use crate::model::workload::{NodeName, Workload, WorkloadUid};
+
+mod route;
+
+pub use route::{Fallback, Route, route};
+
+/// One configuration, indexed.
+#[derive(Debug)]
+pub struct MeshState {
+    mesh: Mesh,
+    workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
+    by_address: HashMap<IpAddr, Arc<Workload>>,
+}
+
+impl MeshState {
+    /// Indexes a valid configuration.
+    pub fn new(config: MeshConfig) -> Self {
+        let workloads: BTreeMap<_, _> =
+            config.workloads.into_iter().map(|workload| (workload.uid.clone(), Arc::new(workload))).collect();
+        let by_address = workloads
+            .values()
+            .flat_map(|workload| workload.addresses.iter().map(|address| (*address, Arc::clone(workload))))
+            .collect();
+        Self { mesh: config.mesh, workloads, by_address }
+    }
+
+    /// The mesh-wide settings.
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// The workload that has this address.
+    pub fn at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        self.by_address.get(&address.to_canonical())
+    }
+
+    /// The workloads of one node, by name.
+    pub fn on_node<'a>(&'a self, node: &'a NodeName) -> impl Iterator<Item = &'a Arc<Workload>> {
+        self.workloads.values().filter(move |workload| workload.node == *node)
+    }
+
+    /// Every range whose connections the kernel diverts: the pod ranges, and each workload's addresses.
+    pub fn diverted(&self) -> impl Iterator<Item = IpNet> {
+        let addresses = self.by_address.keys().copied().map(IpNet::from);
+        self.mesh.pod_ranges.iter().copied().chain(addresses)
+    }
+
+    fn in_pod_ranges(&self, address: IpAddr) -> bool {
+        self.mesh.pod_ranges.iter().any(|range| range.contains(&address.to_canonical()))
+    }
+}

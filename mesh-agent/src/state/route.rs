@@ -1,0 +1,89 @@
+//! Decides where a diverted connection goes, and whether as mTLS or as plaintext.
+//!
+//! The only place that may say plaintext for an outbound connection.
+
+use std::net::SocketAddr;
+
+use super::MeshState;
+use crate::model::mesh::MtlsMode;
+use crate::model::spiffe::SpiffeId;
+
+/// What becomes of one outbound connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Route {
+    /// Mutual TLS to the original destination, where this identity must answer.
+    Mesh(SpiffeId),
+    /// As the application meant it.
+    Plaintext,
+    /// Nobody has this address of the pod ranges yet: ask again with a newer snapshot, and in the end take what is here.
+    Unknown(Fallback),
+}
+
+/// What becomes of a connection whose destination stays unknown.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fallback {
+    /// As the application meant it: the mesh is permissive.
+    Plaintext,
+    /// Reset: the mesh is strict.
+    Reset,
+}
+
+/// Routes a connection to its original destination.
+pub fn route(state: &MeshState, destination: SocketAddr) -> Route {
+    match state.at(destination.ip()) {
+        Some(workload) if workload.exclude.inbound_ports.contains(&destination.port()) => Route::Plaintext,
+        Some(workload) => Route::Mesh(workload.identity.clone()),
+        None if state.in_pod_ranges(destination.ip()) => Route::Unknown(match state.mesh().mode {
+            MtlsMode::Permissive => Fallback::Plaintext,
+            MtlsMode::Strict => Fallback::Reset,
+        }),
+        None => Route::Plaintext,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{SourceFile, parse};
+
+    fn state(mode: &str) -> MeshState {
+        let text = format!(
+            "apiVersion: mesh.hauberk.dev/v1alpha1\n\
+             kind: Mesh\n\
+             metadata: {{name: mesh}}\n\
+             spec:\n  trustDomain: test\n  mtls: {{mode: {mode}}}\n  podRanges: [10.0.0.0/8]\n\
+             \x20 issuer: {{embedded: {{certificate: ca.crt, key: ca.key}}}}\n\
+             ---\n\
+             apiVersion: mesh.hauberk.dev/v1alpha1\n\
+             kind: Workload\n\
+             metadata: {{name: web, namespace: shop}}\n\
+             spec: {{node: b, addresses: [10.0.0.2, 'fd00::2'], exclude: {{inboundPorts: [9090]}}}}\n"
+        );
+        MeshState::new(parse(&[SourceFile { name: "mesh.yaml".into(), text }]).unwrap())
+    }
+
+    fn check(mode: &str, destination: &str) -> Route {
+        route(&state(mode), destination.parse().unwrap())
+    }
+
+    #[test]
+    fn a_workloads_address_must_answer_with_its_identity() {
+        let web = Route::Mesh(SpiffeId::parse("spiffe://test/ns/shop/sa/default").unwrap());
+        for destination in ["10.0.0.2:80", "[::ffff:10.0.0.2]:80", "[fd00::2]:80"] {
+            assert_eq!(check("STRICT", destination), web);
+            assert_eq!(check("PERMISSIVE", destination), web);
+        }
+    }
+
+    #[test]
+    fn plaintext_needs_an_excluded_port_or_a_destination_outside() {
+        assert_eq!(check("STRICT", "10.0.0.2:9090"), Route::Plaintext);
+        assert_eq!(check("STRICT", "192.0.2.1:80"), Route::Plaintext);
+    }
+
+    #[test]
+    fn an_unknown_pod_is_reset_unless_the_mesh_is_permissive() {
+        assert_eq!(check("STRICT", "10.0.0.3:80"), Route::Unknown(Fallback::Reset));
+        assert_eq!(check("PERMISSIVE", "10.0.0.3:80"), Route::Unknown(Fallback::Plaintext));
+    }
+}

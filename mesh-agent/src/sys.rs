@@ -1,0 +1,9 @@
+//! Every system call that has no safe wrapper elsewhere, as safe functions over borrowed descriptors.
+//!
+//! The only module of the agent with `unsafe`. Nothing here decides anything.
+
+pub mod bpf;
+pub mod cgroup;
+pub mod link;
+pub mod netns;
+pub mod sockopt;

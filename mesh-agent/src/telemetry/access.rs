@@ -1,0 +1,129 @@
+//! Reports one finished connection: the access line and all counters, in one place.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tracing::field::display;
+
+use super::metrics::{Closed, Metrics};
+use crate::model::connection::TlsInfo;
+use crate::model::spiffe::SpiffeId;
+
+/// Which way a connection goes, seen from the pod.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Direction {
+    /// To the pod.
+    Inbound,
+    /// From the pod.
+    Outbound,
+}
+
+impl Direction {
+    /// The label in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// How a connection ended. The reasons are stable labels.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// Both ends said that they are done.
+    Closed,
+    /// A rule refused it.
+    Denied(&'static str),
+    /// Something broke: before the relay (a handshake, a connect) or in it (a reset).
+    Failed(&'static str),
+}
+
+/// The TLS side of a connection.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The authenticated peer.
+    pub peer: SpiffeId,
+    /// What was negotiated.
+    pub info: TlsInfo,
+}
+
+/// What is known of a connection; filled in on its way, reported at its end.
+#[derive(Clone, Debug)]
+pub struct ConnectionSummary {
+    /// Which way.
+    pub direction: Direction,
+    /// The connecting end.
+    pub source: SocketAddr,
+    /// The end that it meant to reach.
+    pub destination: SocketAddr,
+    /// The identity of this node's workload.
+    pub workload: SpiffeId,
+    /// Bytes from the source to the destination.
+    pub bytes_sent: u64,
+    /// Bytes from the destination to the source.
+    pub bytes_received: u64,
+    /// `None`: plaintext, or it never came to TLS.
+    pub tls: Option<Tls>,
+    /// Who made the connection, if the kernel attested it: command and process id.
+    pub process: Option<(String, u32)>,
+    started: Instant,
+}
+
+impl ConnectionSummary {
+    /// Begins a connection at `started`.
+    pub fn new(
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+        workload: SpiffeId,
+        started: Instant,
+    ) -> Self {
+        let (tls, process) = (None, None);
+        Self { direction, source, destination, workload, bytes_sent: 0, bytes_received: 0, tls, process, started }
+    }
+
+    /// Writes the access line and counts the connection.
+    pub fn finish(&self, end: End, metrics: &Metrics) {
+        let (outcome, reason) = match end {
+            End::Closed => ("ok", None),
+            End::Denied(reason) => ("denied", Some(reason)),
+            End::Failed(reason) => ("failed", Some(reason)),
+        };
+        let info = self.tls.as_ref().map(|tls| tls.info);
+        let peer = self.tls.as_ref().map(|tls| &tls.peer);
+        let (source_id, destination_id) = match self.direction {
+            Direction::Inbound => (peer, Some(&self.workload)),
+            Direction::Outbound => (Some(&self.workload), peer),
+        };
+        tracing::info!(
+            target: "access",
+            direction = self.direction.label(),
+            src.addr = %self.source,
+            dst.addr = %self.destination,
+            src.id = source_id.map(display),
+            dst.id = destination_id.map(display),
+            peer.id = peer.map(display),
+            tls.version = info.map(|info| info.version),
+            tls.cipher = info.map(|info| info.cipher.name()),
+            tls.key_exchange = info.map(|info| info.key_exchange.name()),
+            datapath = info.map(|_tls| "userspace"),
+            process.comm = self.process.as_ref().map(|(comm, _pid)| comm.as_str()),
+            process.pid = self.process.as_ref().map(|(_comm, pid)| *pid),
+            bytes_sent = self.bytes_sent,
+            bytes_received = self.bytes_received,
+            duration_ms = self.started.elapsed().as_secs_f64() * 1e3,
+            outcome,
+            reason,
+            "connection"
+        );
+        metrics.closed(&Closed {
+            direction: self.direction.label(),
+            outcome,
+            reason: reason.unwrap_or_default(),
+            tls: info.map_or("none", |info| info.version),
+            bytes_sent: self.bytes_sent,
+            bytes_received: self.bytes_received,
+        });
+    }
+}

@@ -1,0 +1,208 @@
+//! The Prometheus metrics: names, labels, units.
+//!
+//! Label values come from the code, never from the network: their number is bounded.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use super::access::Direction;
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ByteLabels {
+    direction: &'static str,
+    flow: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ClosedLabels {
+    direction: &'static str,
+    outcome: &'static str,
+    reason: &'static str,
+    tls: &'static str,
+}
+
+/// One finished connection, as labels and values.
+pub(super) struct Closed {
+    pub(super) direction: &'static str,
+    pub(super) outcome: &'static str,
+    pub(super) reason: &'static str,
+    pub(super) tls: &'static str,
+    pub(super) bytes_sent: u64,
+    pub(super) bytes_received: u64,
+}
+
+/// Every metric of the agent. Clones share.
+pub struct Metrics {
+    registry: Registry,
+    opened: Family<DirectionLabel, Counter>,
+    closed: Family<ClosedLabels, Counter>,
+    active: Family<DirectionLabel, Gauge>,
+    bytes: Family<ByteLabels, Counter>,
+    handshakes: Family<DirectionLabel, Histogram>,
+    source_ports: Counter,
+    enrolled: Gauge,
+    pending: Gauge,
+    next_expiry: Seconds,
+}
+
+impl Metrics {
+    /// Makes and registers all metrics; `kernel` reads the kernel's counters by reason at each scrape.
+    pub fn new(kernel: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) -> Self {
+        // 0.5 ms to 8 s: a handshake takes about one of the former, and its deadline is 10 s.
+        let buckets: fn() -> Histogram = || Histogram::new(exponential_buckets(0.0005, 2.0, 15));
+        let mut metrics = Self {
+            registry: Registry::default(),
+            opened: Family::default(),
+            closed: Family::default(),
+            active: Family::default(),
+            bytes: Family::default(),
+            handshakes: Family::new_with_constructor(buckets),
+            source_ports: Counter::default(),
+            enrolled: Gauge::default(),
+            pending: Gauge::default(),
+            next_expiry: Seconds::default(),
+        };
+        metrics.register(kernel);
+        metrics
+    }
+
+    fn register(&mut self, kernel: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
+        let registry = self.registry.sub_registry_with_prefix("mesh");
+        registry.register("connections_opened", "Connections accepted from pods or peers", self.opened.clone());
+        registry.register("connections_closed", "Connections that ended, with how and why", self.closed.clone());
+        registry.register("connections_active", "Connections open now", self.active.clone());
+        let help = "Application bytes relayed; sent is from the source to the destination";
+        registry.register_with_unit("relayed", help, Unit::Bytes, self.bytes.clone());
+        let help = "Duration of TLS handshakes that succeeded";
+        registry.register_with_unit("handshake", help, Unit::Seconds, self.handshakes.clone());
+        let help = "Outbound connections whose source port could not be kept";
+        registry.register("source_ports_changed", help, self.source_ports.clone());
+        registry.register("workloads_enrolled", "Workloads of this node that are in the mesh", self.enrolled.clone());
+        registry.register("workloads_pending", "Workloads of this node that wait to be enrolled", self.pending.clone());
+        let help = "When the first of this node's SVIDs expires, in Unix time";
+        registry.register_with_unit("svid_expiry_timestamp", help, Unit::Seconds, self.next_expiry.clone());
+        registry.register_collector(Box::new(KernelCounters(Box::new(kernel))));
+    }
+
+    /// The text exposition format.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// Counts a connection that was accepted; the guard counts it as active while it lives.
+    pub fn opened(&self, direction: Direction) -> ActiveGuard {
+        let label = DirectionLabel { direction: direction.label() };
+        self.opened.get_or_create(&label).inc();
+        let gauge = self.active.get_or_create(&label).clone();
+        gauge.inc();
+        ActiveGuard(gauge)
+    }
+
+    pub(super) fn closed(&self, closed: &Closed) {
+        let Closed { direction, outcome, reason, tls, bytes_sent, bytes_received } = *closed;
+        self.closed.get_or_create(&ClosedLabels { direction, outcome, reason, tls }).inc();
+        self.bytes.get_or_create(&ByteLabels { direction, flow: "sent" }).inc_by(bytes_sent);
+        self.bytes.get_or_create(&ByteLabels { direction, flow: "received" }).inc_by(bytes_received);
+    }
+
+    /// Counts a handshake that succeeded.
+    pub fn handshake(&self, direction: Direction, took: Duration) {
+        let label = DirectionLabel { direction: direction.label() };
+        self.handshakes.get_or_create(&label).observe(took.as_secs_f64());
+    }
+
+    /// Counts an outbound connection that had to take another source port than the application's.
+    pub fn source_port_changed(&self) {
+        self.source_ports.inc();
+    }
+
+    /// Sets how many of the node's workloads are in the mesh, and how many wait.
+    pub fn workloads(&self, enrolled: usize, pending: usize) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.enrolled.set(gauge(enrolled));
+        self.pending.set(gauge(pending));
+    }
+
+    /// Sets when the first SVID expires, in seconds of Unix time.
+    pub fn next_expiry(&self, unix_seconds: f64) {
+        self.next_expiry.set(unix_seconds);
+    }
+}
+
+/// Holds a connection's place in the gauge of active ones.
+pub struct ActiveGuard(Gauge);
+
+impl Drop for ActiveGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+struct KernelCounters(Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>);
+
+impl fmt::Debug for KernelCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KernelCounters")
+    }
+}
+
+impl Collector for KernelCounters {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "What the kernel programs did, by reason";
+        let mut family =
+            encoder.encode_descriptor("kernel_events", help, None, prometheus_client::metrics::MetricType::Counter)?;
+        for (reason, value) in (self.0)() {
+            ConstCounter::new(value).encode(family.encode_family(&[("reason", reason)])?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_shows_every_family_with_its_unit() {
+        let metrics = Metrics::new(|| vec![("connect_refused", 3)]);
+        let active = metrics.opened(Direction::Inbound);
+        metrics.handshake(Direction::Inbound, Duration::from_millis(2));
+        metrics.closed(&Closed {
+            direction: "inbound",
+            outcome: "ok",
+            reason: "",
+            tls: "TLSv1.3",
+            bytes_sent: 5,
+            bytes_received: 7,
+        });
+        drop(active);
+        let text = metrics.encode().unwrap();
+        for line in [
+            "mesh_connections_opened_total{direction=\"inbound\"} 1",
+            "mesh_connections_active{direction=\"inbound\"} 0",
+            "mesh_relayed_bytes_total{direction=\"inbound\",flow=\"received\"} 7",
+            "mesh_handshake_seconds_count{direction=\"inbound\"} 1",
+            "mesh_kernel_events_total{reason=\"connect_refused\"} 3",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

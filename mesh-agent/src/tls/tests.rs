@@ -1,0 +1,215 @@
+//! Handshakes of a client and a server in one process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection, SignatureScheme};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::handshake::{HandshakeError, TlsSession, accept, connect};
+use super::{ALPN, TlsConfigError, client_config, server_config};
+use crate::model::mesh::{CipherSuite, KeyExchange, TlsSettings};
+
+mod certificates;
+mod pki;
+
+use pki::{Ca, REDIS, WEB, id};
+
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+type Shaken = Result<TlsSession<DuplexStream>, HandshakeError>;
+
+/// WEB as a client that expects REDIS.
+fn web(ca: &Ca) -> ClientConfig {
+    let config = client_config(&ca.svid(WEB), &ca.bundle(), &id(REDIS), &TlsSettings::default()).unwrap();
+    Arc::unwrap_or_clone(config)
+}
+
+/// REDIS as a server.
+fn redis(ca: &Ca) -> ServerConfig {
+    let config = server_config(&ca.svid(REDIS), &ca.bundle(), &TlsSettings::default()).unwrap();
+    Arc::unwrap_or_clone(config)
+}
+
+async fn shake(client: ClientConfig, server: ServerConfig) -> (Shaken, Shaken) {
+    let (near, far) = duplex(1 << 16);
+    tokio::join!(connect(near, Arc::new(client), TIME_LIMIT), accept(far, Arc::new(server), TIME_LIMIT))
+}
+
+fn reason(shaken: &Shaken) -> &'static str {
+    shaken.as_ref().err().map_or("ok", HandshakeError::reason)
+}
+
+/// Shakes hands and expects these outcomes of client and server.
+#[track_caller]
+fn check(client: ClientConfig, server: ServerConfig, expected: (&str, &str)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let (client, server) = runtime.block_on(shake(client, server));
+    assert_eq!((reason(&client), reason(&server)), expected);
+}
+
+#[tokio::test]
+async fn both_ends_learn_the_others_identity() {
+    let ca = Ca::new();
+    let (client, server) = shake(web(&ca), redis(&ca)).await;
+    let (mut client, mut server) = (client.unwrap(), server.unwrap());
+    assert_eq!((client.peer.to_string().as_str(), server.peer.to_string().as_str()), (REDIS, WEB));
+    assert_eq!(client.info, server.info);
+    assert_eq!(client.info.version, "TLSv1.3");
+    assert_eq!(client.info.cipher, CipherSuite::Aes256Gcm);
+    assert_eq!(client.info.key_exchange, KeyExchange::X25519MlKem768);
+    client.stream.write_all(b"ping").await.unwrap();
+    client.stream.shutdown().await.unwrap();
+    let mut text = String::new();
+    server.stream.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "ping");
+}
+
+#[tokio::test]
+async fn settings_decide_what_is_negotiated() {
+    let ca = Ca::new();
+    let settings =
+        TlsSettings { cipher_suites: vec![CipherSuite::Chacha20Poly1305], key_exchange: vec![KeyExchange::P256] };
+    let client = client_config(&ca.svid(WEB), &ca.bundle(), &id(REDIS), &settings).unwrap();
+    let (client, _server) = shake(Arc::unwrap_or_clone(client), redis(&ca)).await;
+    let info = client.unwrap().info;
+    assert_eq!((info.cipher, info.key_exchange), (CipherSuite::Chacha20Poly1305, KeyExchange::P256));
+}
+
+#[test]
+fn a_wrong_identity_is_refused_before_the_clients_certificate_is_sent() {
+    let ca = Ca::new();
+    let server = server_config(&ca.svid(WEB), &ca.bundle(), &TlsSettings::default()).unwrap();
+    check(web(&ca), (*server).clone(), ("wrong_identity", "refused_by_peer"));
+
+    let name = "0.0.0.0".try_into().unwrap();
+    let mut client = ClientConnection::new(Arc::new(web(&ca)), name).unwrap();
+    let mut server = ServerConnection::new(server).unwrap();
+    transfer(&mut client, &mut server);
+    server.process_new_packets().unwrap();
+    assert_eq!(server.server_name(), None);
+    transfer(&mut server, &mut client);
+    client.process_new_packets().unwrap_err();
+    transfer(&mut client, &mut server);
+    assert!(matches!(server.process_new_packets().unwrap_err(), rustls::Error::AlertReceived(_)));
+    assert!(server.peer_certificates().is_none());
+}
+
+fn transfer<A, B>(from: &mut rustls::ConnectionCommon<A>, to: &mut rustls::ConnectionCommon<B>) {
+    let mut bytes = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut bytes).unwrap();
+    }
+    let mut rest = bytes.as_slice();
+    while !rest.is_empty() {
+        to.read_tls(&mut rest).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_refused_client_learns_it_from_its_first_read() {
+    let (ca, stranger) = (Ca::new(), Ca::new());
+    let client = client_config(&stranger.svid(WEB), &ca.bundle(), &id(REDIS), &TlsSettings::default()).unwrap();
+    let (client, server) = shake(Arc::unwrap_or_clone(client), redis(&ca)).await;
+    assert_eq!(reason(&server), "untrusted");
+    let error = client.unwrap().stream.read_u8().await.unwrap_err();
+    assert_eq!(HandshakeError::from(error).reason(), "refused_by_peer");
+}
+
+#[test]
+fn a_client_without_a_certificate_is_refused() {
+    #[derive(Debug)]
+    struct Nothing;
+    impl ResolvesClientCert for Nothing {
+        fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+            None
+        }
+        fn has_certs(&self) -> bool {
+            false
+        }
+    }
+    let ca = Ca::new();
+    let mut client = web(&ca);
+    client.client_auth_cert_resolver = Arc::new(Nothing);
+    check(client, redis(&ca), ("ok", "no_certificate"));
+}
+
+#[test]
+fn no_end_does_without_the_meshs_protocol() {
+    let ca = Ca::new();
+    for (offered, client_reason, server_reason) in
+        [(None, "no_alpn", "no_alpn"), (Some(b"http/1.1".to_vec()), "no_alpn", "no_alpn")]
+    {
+        let offered: Vec<_> = offered.into_iter().collect();
+        let mut client = web(&ca);
+        client.alpn_protocols.clone_from(&offered);
+        check(client, redis(&ca), (client_reason, server_reason));
+        let mut server = redis(&ca);
+        server.alpn_protocols = offered;
+        check(web(&ca), server, (client_reason, server_reason));
+    }
+    assert_eq!(ALPN, b"hauberk/1");
+}
+
+#[tokio::test]
+async fn sessions_are_never_resumed() {
+    let ca = Ca::new();
+    let (client, server) = (web(&ca), redis(&ca));
+    for _ in 0..2 {
+        let (client, server) = shake(client.clone(), server.clone()).await;
+        let (mut client, mut server) = (client.unwrap(), server.unwrap());
+        server.stream.write_all(b"x").await.unwrap();
+        server.stream.flush().await.unwrap();
+        client.stream.read_u8().await.unwrap();
+        assert_eq!(client.stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        let tls13_tickets = match client.stream {
+            tokio_rustls::TlsStream::Client(stream) => stream.get_ref().1.tls13_tickets_received(),
+            tokio_rustls::TlsStream::Server(_) => unreachable!("it was made by connect()"),
+        };
+        assert_eq!(tls13_tickets, 0);
+    }
+}
+
+#[tokio::test]
+async fn older_tls_is_refused() {
+    // A ClientHello (RFC 5246 §7.4.1.2) without the supported_versions extension, so of TLS 1.2.
+    let mut hello = vec![0x16, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0]);
+    let (mut near, far) = duplex(1 << 16);
+    near.write_all(&hello).await.unwrap();
+    let shaken = accept(far, Arc::new(redis(&Ca::new())), TIME_LIMIT).await;
+    assert_eq!(reason(&shaken), "incompatible");
+}
+
+#[tokio::test]
+async fn silence_nonsense_and_hanging_up_have_their_own_reasons() {
+    let server = Arc::new(redis(&Ca::new()));
+    let (near, far) = duplex(64);
+    assert_eq!(reason(&accept(far, Arc::clone(&server), Duration::ZERO).await), "timeout");
+    drop(near);
+    let (near, far) = duplex(64);
+    drop(near);
+    assert_eq!(reason(&accept(far, Arc::clone(&server), TIME_LIMIT).await), "closed");
+    let (mut near, far) = duplex(64);
+    near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert_eq!(reason(&accept(far, server, TIME_LIMIT).await), "protocol");
+}
+
+#[test]
+fn what_cannot_be_used_makes_no_configuration() {
+    let ca = Ca::new();
+    let mut svid = ca.svid(WEB);
+    svid.private_key.clone_from(&ca.svid(WEB).private_key);
+    let mismatch = server_config(&svid, &ca.bundle(), &TlsSettings::default());
+    assert!(matches!(mismatch, Err(TlsConfigError::Setup { .. })));
+
+    let constrained = Ca::with(|params| {
+        let permitted_subtrees = vec![rcgen::GeneralSubtree::DnsName("example".to_owned())];
+        params.name_constraints = Some(rcgen::NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
+    });
+    let refused = server_config(&ca.svid(WEB), &constrained.bundle(), &TlsSettings::default());
+    assert!(matches!(refused, Err(TlsConfigError::RootConstrained { index: 0 })));
+}
