@@ -15,6 +15,7 @@ mod process;
 mod setup;
 mod sys;
 mod test;
+mod tidy;
 mod workspace;
 
 /// Development commands of Hauberk.
@@ -27,15 +28,27 @@ enum Command {
     Doctor(doctor::Options),
     Setup(setup::Options),
     Test(test::Options),
+    Tidy(tidy::Options),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    match Command::parse() {
-        Command::Build(options) => options.run(),
-        Command::Ci(options) => options.run(),
-        Command::Demo(options) => options.run(),
-        Command::Doctor(options) => options.run(),
-        Command::Setup(options) => options.run(),
-        Command::Test(options) => options.run(),
+fn main() -> ExitCode {
+    // Not returned: with RUST_BACKTRACE set, a backtrace of xtask would bury what has to be done.
+    Command::parse().run().unwrap_or_else(|error| {
+        process::say(format_args!("error: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Build(options) => options.run(),
+            Self::Ci(options) => options.run(),
+            Self::Demo(options) => options.run(),
+            Self::Doctor(options) => options.run(),
+            Self::Setup(options) => options.run(),
+            Self::Test(options) => options.run(),
+            Self::Tidy(options) => options.run(),
+        }
     }
 }
