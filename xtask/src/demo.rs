@@ -1,20 +1,24 @@
 //! Two nodes on this machine, real applications between them, and what the wire shows: the mesh in one command.
+//!
+//! The demo itself is in `mesh_tests`: it makes the claims that the native tests make.
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use mesh_tests::demo::{self, DemoOptions};
 
 use crate::{
-    build,
+    build, process,
     setup::{self, Purpose},
+    workspace,
 };
 
 /// Show the mesh at work between two nodes on this machine
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Check every claim and say which passed
+    /// List the claims at the end, each passed or failed
     #[arg(long)]
     check: bool,
-    /// Leave the nodes running until Enter is pressed
+    /// Leave the mesh running until Ctrl-C
     #[arg(long)]
     keep: bool,
 }
@@ -23,6 +27,17 @@ impl Options {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         setup::ensure(Purpose::Run)?;
         let built = build::build(true)?;
-        bail!("not wired: agent {}, check {}, keep {}", built.agent.display(), self.check, self.keep)
+        build_test_program()?;
+        demo::run(&built.agent, DemoOptions { check: self.check, keep: self.keep })
     }
+}
+
+/// Builds what runs inside the pods, in this program's own profile: the demo looks for it beside this program.
+fn build_test_program() -> Result<()> {
+    let mut command = workspace::cargo();
+    command.args(["build", "--quiet", "--locked", "--package", "mesh-tests", "--bin", "mesh-test-app"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    process::run(&mut command)
 }
