@@ -4,7 +4,7 @@ use mesh_common::{
     conn::ConnKey,
     egress::{EgressVerdict, Sender, decide},
     event::Counter,
-    packet::{Packet, classify},
+    packet::{PacketKind, classify},
 };
 
 use super::{ctx, ctx::Skb, maps};
@@ -19,7 +19,10 @@ pub fn from_socket(context: &SkBuffContext) -> i32 {
     if ctx::interface(context) == LOOPBACK {
         return ALLOW;
     }
-    let (Packet::Syn(key) | Packet::Hidden(key)) = classify(&Skb(&context.skb), 0) else { return ALLOW };
+    let (kind, key) = classify(&Skb(&context.skb), 0);
+    if kind == PacketKind::Other {
+        return ALLOW;
+    }
     match verdict(&key, Sender::Anybody, || ctx::is_outer(context)) {
         EgressVerdict::Pass => ALLOW,
         EgressVerdict::Drop => {
@@ -33,7 +36,10 @@ pub fn from_socket(context: &SkBuffContext) -> i32 {
 pub fn from_veth(context: &TcContext) -> i32 {
     const ALLOW: i32 = 0; // TC_ACT_OK
     const DROP: i32 = 2; // TC_ACT_SHOT
-    let (Packet::Syn(key) | Packet::Hidden(key)) = classify(&Skb(&context.skb), ETHERNET_HEADER) else { return ALLOW };
+    let (kind, key) = classify(&Skb(&context.skb), ETHERNET_HEADER);
+    if kind == PacketKind::Other {
+        return ALLOW;
+    }
     match verdict(&key, Sender::Impostor, || maps::is_flow(&key)) {
         EgressVerdict::Pass => ALLOW,
         EgressVerdict::Drop => {
