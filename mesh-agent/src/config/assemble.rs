@@ -1,6 +1,6 @@
 //! Puts objects together into one configuration and finds the mistakes that no object shows alone.
 //!
-//! Exactly one Mesh, no object and no address twice, no workload outside the mesh's ranges.
+//! Exactly one Mesh; no object, address, network namespace or cgroup twice; no workload outside the mesh's ranges.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use super::object::Object;
 use super::workload::Draft;
 use super::{ConfigErrors, MeshConfig};
 use crate::model::mesh::Mesh;
-use crate::model::workload::{Workload, WorkloadUid};
+use crate::model::workload::{NodeName, Workload, WorkloadUid};
 
 /// Where an object was read.
 #[derive(Clone, Debug)]
@@ -37,6 +37,14 @@ impl Place {
     }
 }
 
+/// What only one workload can have.
+#[derive(Debug, Eq, Hash, PartialEq)]
+enum Claim {
+    Address(IpAddr),
+    Cgroup(NodeName, PathBuf),
+    Netns(NodeName, PathBuf),
+}
+
 /// What has been read so far.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
@@ -45,7 +53,7 @@ pub(super) struct Assembly {
     mesh_settings: Option<Mesh>,
     workloads: Vec<(Place, Draft)>,
     places: HashMap<WorkloadUid, Place>,
-    owners: HashMap<IpAddr, (WorkloadUid, Place)>,
+    owners: HashMap<Claim, (WorkloadUid, Place)>,
 }
 
 impl Assembly {
@@ -81,12 +89,12 @@ impl Assembly {
             return;
         }
         self.places.insert(draft.uid.clone(), place.clone());
-        for (index, address) in draft.addresses.iter().enumerate() {
-            if let Some((owner, first)) = self.owners.get(address) {
-                let reason = format!("`{address}` already belongs to {owner} ({})", first.short());
-                self.errors.push(place.mistake(format!("spec.addresses[{index}]"), reason));
+        for (field, shown, claim) in claims(&draft) {
+            if let Some((owner, first)) = self.owners.get(&claim) {
+                let reason = format!("`{shown}` already belongs to {owner} ({})", first.short());
+                self.errors.push(place.mistake(field, reason));
             } else {
-                self.owners.insert(*address, (draft.uid.clone(), place.clone()));
+                self.owners.insert(claim, (draft.uid.clone(), place.clone()));
             }
         }
         self.workloads.push((place, draft));
@@ -117,6 +125,21 @@ impl Assembly {
             }
         }
     }
+}
+
+/// Field, value as shown, and claim of everything that no other workload may have.
+fn claims(draft: &Draft) -> Vec<(String, String, Claim)> {
+    let addresses =
+        draft.addresses.iter().enumerate().map(|(index, address)| {
+            (format!("spec.addresses[{index}]"), address.to_string(), Claim::Address(*address))
+        });
+    let on_node = |field: &str, path: &Option<PathBuf>, claim: fn(NodeName, PathBuf) -> Claim| {
+        let path = path.clone()?;
+        Some((field.to_owned(), path.display().to_string(), claim(draft.node.clone(), path)))
+    };
+    let netns = on_node("spec.netns", &draft.netns, Claim::Netns);
+    let cgroup = on_node("spec.cgroup", &draft.cgroup, Claim::Cgroup);
+    addresses.chain(netns).chain(cgroup).collect()
 }
 
 /// Addresses outside of the mesh's ranges: other pods would never be diverted to them. Without ranges anything goes.

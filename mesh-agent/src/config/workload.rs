@@ -19,9 +19,9 @@ pub(super) struct Draft {
     pub(super) addresses: Vec<IpAddr>,
     namespace: String,
     service_account: String,
-    node: NodeName,
-    netns: Option<PathBuf>,
-    cgroup: Option<PathBuf>,
+    pub(super) node: NodeName,
+    pub(super) netns: Option<PathBuf>,
+    pub(super) cgroup: Option<PathBuf>,
     exclude: Exclusions,
 }
 

@@ -21,7 +21,7 @@ use crate::model::svid::TrustBundle;
 
 mod files;
 
-pub use files::{CaFileError, init_dir, load_files};
+pub use files::{CaFileError, init_dir};
 
 /// Why a CA can't be made or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +171,7 @@ impl Issuer for LocalCa {
 
 fn parse<'der>(certificate: &'der CertificateDer<'_>) -> Result<X509Certificate<'der>, CaError> {
     match X509Certificate::from_der(certificate) {
-        Ok((rest, parsed)) if rest.is_empty() => Ok(parsed),
+        Ok(([], parsed)) => Ok(parsed),
         _ => Err(CaError::Encoding),
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::ResolvesClientCert;
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::server::ServerSessionMemoryCache;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -153,23 +154,33 @@ fn no_end_does_without_the_meshs_protocol() {
     assert_eq!(ALPN, b"hauberk/1");
 }
 
-#[tokio::test]
-async fn sessions_are_never_resumed() {
-    let ca = Ca::new();
-    let (client, server) = (web(&ca), redis(&ca));
+/// Connects twice with the same configurations and says whether the second handshake was a full one.
+async fn twice(client: ClientConfig, server: ServerConfig) -> Option<HandshakeKind> {
+    let mut kind = None;
     for _ in 0..2 {
         let (client, server) = shake(client.clone(), server.clone()).await;
         let (mut client, mut server) = (client.unwrap(), server.unwrap());
+        // Tickets come with the first data.
         server.stream.write_all(b"x").await.unwrap();
         server.stream.flush().await.unwrap();
         client.stream.read_u8().await.unwrap();
-        assert_eq!(client.stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
-        let tls13_tickets = match client.stream {
-            tokio_rustls::TlsStream::Client(stream) => stream.get_ref().1.tls13_tickets_received(),
-            tokio_rustls::TlsStream::Server(_) => unreachable!("it was made by connect()"),
-        };
-        assert_eq!(tls13_tickets, 0);
+        kind = client.stream.get_ref().1.handshake_kind();
     }
+    kind
+}
+
+#[tokio::test]
+async fn no_end_resumes_a_session_even_if_the_other_would() {
+    let ca = Ca::new();
+    let mut willing_server = redis(&ca);
+    willing_server.send_tls13_tickets = 2;
+    willing_server.session_storage = ServerSessionMemoryCache::new(32);
+    let mut willing_client = web(&ca);
+    willing_client.resumption = Resumption::in_memory_sessions(32);
+    assert_eq!(twice(web(&ca), willing_server.clone()).await, Some(HandshakeKind::Full));
+    assert_eq!(twice(willing_client.clone(), redis(&ca)).await, Some(HandshakeKind::Full));
+    // So that the two lines above mean something.
+    assert_eq!(twice(willing_client, willing_server).await, Some(HandshakeKind::Resumed));
 }
 
 #[tokio::test]

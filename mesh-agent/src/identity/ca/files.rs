@@ -64,19 +64,21 @@ pub fn init_dir(directory: &Path, trust_domain: TrustDomain, now: SystemTime) ->
     written
 }
 
-/// Reads and loads a CA: see [`LocalCa::load`].
-pub fn load_files(
-    trust_domain: TrustDomain,
-    certificates: &Path,
-    key: &Path,
-    svid_lifetime: Duration,
-) -> Result<LocalCa, CaFileError> {
-    let read = |path: &Path| {
-        let text = std::fs::read_to_string(path).map(Zeroizing::new);
-        text.map_err(|source| CaFileError::Read { path: path.to_owned(), source })
-    };
-    LocalCa::load(trust_domain, &read(certificates)?, &read(key)?, svid_lifetime)
-        .map_err(|source| CaFileError::Ca { path: certificates.to_owned(), source })
+impl LocalCa {
+    /// Reads both PEM files and loads them: see [`LocalCa::load`].
+    pub fn load_files(
+        trust_domain: TrustDomain,
+        certificates: &Path,
+        key: &Path,
+        svid_lifetime: Duration,
+    ) -> Result<Self, CaFileError> {
+        let read = |path: &Path| {
+            let text = std::fs::read_to_string(path).map(Zeroizing::new);
+            text.map_err(|source| CaFileError::Read { path: path.to_owned(), source })
+        };
+        Self::load(trust_domain, &read(certificates)?, &read(key)?, svid_lifetime)
+            .map_err(|source| CaFileError::Ca { path: certificates.to_owned(), source })
+    }
 }
 
 fn write_new(path: &Path, mode: u32, text: &[u8]) -> io::Result<()> {

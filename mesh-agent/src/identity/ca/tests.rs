@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use x509_parser::prelude::X509Certificate;
 
-use super::{CaError, GeneralName, LocalCa, init_dir, load_files, parse};
+use super::{CaError, GeneralName, LocalCa, init_dir, parse};
 use crate::identity::key::SecretKey;
 use crate::identity::{IssueError, IssuedChain, Issuer};
 use crate::model::spiffe::{SpiffeId, TrustDomain};
@@ -93,7 +93,7 @@ fn a_ca_survives_its_files() {
     init_dir(&at, trust_domain(), now()).unwrap();
     let mode = |name: &str| std::fs::metadata(at.join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("ca.key"), 0o600);
-    let ca = load_files(trust_domain(), &at.join("ca.crt"), &at.join("ca.key"), HOUR).unwrap();
+    let ca = LocalCa::load_files(trust_domain(), &at.join("ca.crt"), &at.join("ca.key"), HOUR).unwrap();
     assert_eq!(ca.certificate_pem(), std::fs::read_to_string(at.join("ca.crt")).unwrap());
     assert_eq!(*ca.key_pem(), std::fs::read_to_string(at.join("ca.key")).unwrap());
 }
@@ -115,7 +115,7 @@ fn init_overwrites_nothing() {
 #[test]
 fn a_missing_file_is_named() {
     let missing = Path::new("/nonexistent/ca.crt");
-    let error = load_files(trust_domain(), missing, missing, HOUR).err().unwrap();
+    let error = LocalCa::load_files(trust_domain(), missing, missing, HOUR).err().unwrap();
     assert_eq!(error.to_string(), "read /nonexistent/ca.crt");
 }
 
