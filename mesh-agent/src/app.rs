@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::admin;
 use crate::args::RunArgs;
 use crate::bpf::{BpfError, Kernel, Maps};
-use crate::identity::ca::CaError;
+use crate::identity::ca::{self, CaFileError};
 use crate::identity::{LocalCa, SvidManager};
 use crate::model::mesh::{IssuerSettings, Mesh};
 use crate::model::workload::NodeName;
@@ -43,7 +43,7 @@ pub enum RunError {
     Bpf(#[from] BpfError),
     /// The CA can't be used.
     #[error(transparent)]
-    Ca(#[from] CaError),
+    Ca(#[from] CaFileError),
     /// A cgroup can't be used.
     #[error("look up cgroup {}", path.display())]
     Cgroup {
@@ -69,9 +69,9 @@ pub enum RunError {
 }
 
 /// Loads the CA that the mesh's settings name.
-pub fn load_ca(mesh: &Mesh) -> Result<LocalCa, CaError> {
+pub fn load_ca(mesh: &Mesh) -> Result<LocalCa, CaFileError> {
     let IssuerSettings::Embedded { certificate, key, svid_lifetime } = &mesh.issuer;
-    LocalCa::load_files(mesh.trust_domain.clone(), certificate, key, *svid_lifetime)
+    ca::load_files(mesh.trust_domain.clone(), certificate, key, *svid_lifetime)
 }
 
 /// Runs the agent until SIGTERM or SIGINT. What it has pinned stays: enrolled pods fail closed until the next agent.

@@ -13,6 +13,7 @@ use crate::model::spiffe::SpiffeId;
 use crate::model::svid::TrustBundle;
 
 pub mod ca;
+pub mod export;
 mod issue;
 mod key;
 pub mod manager;

@@ -8,8 +8,8 @@ use clap::Parser;
 use mesh_agent::app::{self, RunError};
 use mesh_agent::args::{CaCommand, Cli, Command};
 use mesh_agent::bpf::Kernel;
-use mesh_agent::identity::{self, ca};
-use mesh_agent::model::spiffe::TrustDomain;
+use mesh_agent::identity::{ca, export};
+use mesh_agent::model::spiffe::{SpiffeId, TrustDomain};
 use mesh_agent::telemetry::log;
 
 fn main() -> ExitCode {
@@ -27,7 +27,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     log::init(cli.log_format, &cli.log).map_err(|error| anyhow::anyhow!(error)).context("set up logging")?;
     match cli.command {
         Command::Run(args) => {
-            app::harden()?;
+            mesh_agent::sys::harden::no_core_dumps().context("keep keys out of core dumps")?;
             runtime()?.block_on(app::run(args))?;
         }
         Command::Ca(CaCommand::Init(args)) => {
@@ -37,8 +37,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Svid(args) => {
             let config = mesh_agent::sources::file::load(&args.config).map_err(RunError::from)?;
             let ca = app::load_ca(&config.mesh)?;
-            let export = identity::export::export(&ca, &args.namespace, &args.service_account, &args.out);
-            runtime()?.block_on(export)?;
+            let id = SpiffeId::of_service_account(&config.mesh.trust_domain, &args.namespace, &args.service_account)?;
+            runtime()?.block_on(export::export(&ca, &id, &args.out))?;
         }
         Command::Uninstall(args) => Kernel::uninstall(&args.bpffs)?,
     }

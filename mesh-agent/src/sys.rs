@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod harden;
 pub mod link;
 pub mod netns;
 pub mod sockopt;

@@ -106,7 +106,6 @@ pub const fn is_divert_port(port: u16) -> bool {
 fn spread(destination: &IpKey, port: u16) -> u16 {
     let [a, b, c, d] = destination.words();
     let mixed = (a ^ b ^ c ^ u32::from_be(d) ^ u32::from(port)).wrapping_mul(0x9E37_79B1);
-    #[expect(clippy::cast_possible_truncation, reason = "six bits are left")]
     let bucket = (mixed >> 26) as u16;
     bucket
 }

@@ -1,6 +1,8 @@
 //! Development commands: `cargo xtask <command>`. Each command is a file with one `Options` struct.
 //!
 //! A program of ours rather than scripts, so that what a machine needs, builds and tests is typed and tested too.
+#![deny(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -8,9 +10,12 @@ use clap::Parser;
 mod build;
 mod ci;
 mod demo;
+mod doctor;
 mod process;
 mod setup;
+mod sys;
 mod test;
+mod tidy;
 mod workspace;
 
 /// Development commands of Hauberk.
@@ -20,16 +25,30 @@ enum Command {
     Build(build::Options),
     Ci(ci::Options),
     Demo(demo::Options),
+    Doctor(doctor::Options),
     Setup(setup::Options),
     Test(test::Options),
+    Tidy(tidy::Options),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    match Command::parse() {
-        Command::Build(options) => options.run(),
-        Command::Ci(options) => options.run(),
-        Command::Demo(options) => options.run(),
-        Command::Setup(options) => options.run(),
-        Command::Test(options) => options.run(),
+fn main() -> ExitCode {
+    // Not returned: with RUST_BACKTRACE set, a backtrace of xtask would bury what has to be done.
+    Command::parse().run().unwrap_or_else(|error| {
+        process::say(format_args!("error: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Build(options) => options.run(),
+            Self::Ci(options) => options.run(),
+            Self::Demo(options) => options.run(),
+            Self::Doctor(options) => options.run(),
+            Self::Setup(options) => options.run(),
+            Self::Test(options) => options.run(),
+            Self::Tidy(options) => options.run(),
+        }
     }
 }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, LinkOrder, Program, TcAttachType, tc};
+use aya::util::KernelVersion;
 use mesh_common::names;
 
 use super::object::{BpfError, Kernel, pin_error};
@@ -65,7 +66,7 @@ impl Kernel {
     }
 
     fn attach_veth(&mut self, interface: &str, pin: &Path) -> Result<(), BpfError> {
-        let tcx = aya::util::KernelVersion::at_least(6, 6, 0);
+        let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
         let program = self.ebpf.program_mut(names::VETH);
         if let (false, Some(Program::SchedClassifier(program))) = (tcx, program) {
             return attach_clsact(program, interface)

@@ -171,7 +171,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_applications_own_tls_is_replayed_to_it_whole() {
-        for protocols in [&[][..], &[b"h2"]] {
+        for protocols in [&[][..], &[&b"h2"[..]]] {
             let hello = hello(protocols);
             assert_eq!(check(&hello, 100).await.unwrap(), ("plaintext", hello));
         }

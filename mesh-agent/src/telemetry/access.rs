@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use tracing::field::display;
-
 use super::metrics::{Closed, Metrics};
 use crate::model::connection::TlsInfo;
 use crate::model::spiffe::SpiffeId;
@@ -101,9 +99,9 @@ impl ConnectionSummary {
             direction = self.direction.label(),
             src.addr = %self.source,
             dst.addr = %self.destination,
-            src.id = source_id.map(display),
-            dst.id = destination_id.map(display),
-            peer.id = peer.map(display),
+            src.id = source_id.map(tracing::field::display),
+            dst.id = destination_id.map(tracing::field::display),
+            peer.id = peer.map(tracing::field::display),
             tls.version = info.map(|info| info.version),
             tls.cipher = info.map(|info| info.cipher.name()),
             tls.key_exchange = info.map(|info| info.key_exchange.name()),
