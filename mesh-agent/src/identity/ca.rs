@@ -21,11 +21,11 @@ use crate::model::svid::TrustBundle;
 
 mod files;
 
-pub use files::{CaError, init_dir};
+pub use files::{CaFileError, init_dir};
 
-/// What is wrong with a CA, whatever file it came from.
+/// Why a CA can't be made or loaded.
 #[derive(Debug, thiserror::Error)]
-pub enum CaFault {
+pub enum CaError {
     /// Making a key or signing the certificate failed.
     #[error("make a CA")]
     Create(#[source] rcgen::Error),
@@ -66,11 +66,11 @@ pub struct LocalCa {
 
 impl LocalCa {
     /// Makes a CA with a new P-256 key and a self-signed certificate.
-    pub fn create(trust_domain: TrustDomain, svid_lifetime: Duration, now: SystemTime) -> Result<Self, CaFault> {
-        let key = SecretKey::generate().map_err(CaFault::Create)?;
-        let serial = random_serial().map_err(CaFault::Create)?;
-        let params = issue::ca(&trust_domain, Validity::of_ca(now), serial).map_err(CaFault::Create)?;
-        let certificate = params.self_signed(&key).map_err(CaFault::Create)?;
+    pub fn create(trust_domain: TrustDomain, svid_lifetime: Duration, now: SystemTime) -> Result<Self, CaError> {
+        let key = SecretKey::generate().map_err(CaError::Create)?;
+        let serial = random_serial().map_err(CaError::Create)?;
+        let params = issue::ca(&trust_domain, Validity::of_ca(now), serial).map_err(CaError::Create)?;
+        let certificate = params.self_signed(&key).map_err(CaError::Create)?;
         Self::from_parts(trust_domain, &certificate.pem(), key, svid_lifetime)
     }
 
@@ -80,8 +80,8 @@ impl LocalCa {
         certificates: &str,
         key: &str,
         svid_lifetime: Duration,
-    ) -> Result<Self, CaFault> {
-        let key = SecretKey::from_pem(key).map_err(CaFault::Key)?;
+    ) -> Result<Self, CaError> {
+        let key = SecretKey::from_pem(key).map_err(CaError::Key)?;
         Self::from_parts(trust_domain, certificates, key, svid_lifetime)
     }
 
@@ -100,23 +100,23 @@ impl LocalCa {
         certificates: &str,
         key: SecretKey,
         svid_lifetime: Duration,
-    ) -> Result<Self, CaFault> {
+    ) -> Result<Self, CaError> {
         let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificates.as_bytes()).collect();
-        let roots = roots.map_err(CaFault::Pem)?;
+        let roots = roots.map_err(CaError::Pem)?;
         for root in &roots {
             check_root(&parse(root)?, &trust_domain)?;
         }
-        let signing = roots.first().ok_or(CaFault::Encoding)?;
+        let signing = roots.first().ok_or(CaError::Encoding)?;
         let parsed = parse(signing)?;
         if parsed.public_key().raw != key.public_key().as_ref() {
-            return Err(CaFault::KeyMismatch);
+            return Err(CaError::KeyMismatch);
         }
         let subject = parsed.subject().as_raw().to_vec();
         let validity = Validity {
             not_before: parsed.validity().not_before.to_datetime().into(),
             not_after: parsed.validity().not_after.to_datetime().into(),
         };
-        let issuer = rcgen::Issuer::from_ca_cert_der(signing, key).map_err(CaFault::Create)?;
+        let issuer = rcgen::Issuer::from_ca_cert_der(signing, key).map_err(CaError::Create)?;
         let bundle = Arc::new(TrustBundle { trust_domain, roots });
         let ca = Self { issuer, validity, bundle, certificate_pem: certificates.to_owned(), svid_lifetime };
         ca.check_subject(&subject)?;
@@ -124,11 +124,11 @@ impl LocalCa {
     }
 
     /// rcgen rebuilds the issuer's name from parsed parts, and some names don't survive that.
-    fn check_subject(&self, subject: &[u8]) -> Result<(), CaFault> {
+    fn check_subject(&self, subject: &[u8]) -> Result<(), CaError> {
         let id = self.bundle.trust_domain.id();
-        let trial = self.sign(&id, self.issuer.key(), self.validity).map_err(CaFault::Create)?;
+        let trial = self.sign(&id, self.issuer.key(), self.validity).map_err(CaError::Create)?;
         let same = parse(&trial.certificates[0])?.issuer().as_raw() == subject;
-        if same { Ok(()) } else { Err(CaFault::Subject) }
+        if same { Ok(()) } else { Err(CaError::Subject) }
     }
 
     fn sign(
@@ -169,29 +169,29 @@ impl Issuer for LocalCa {
     }
 }
 
-fn parse<'der>(certificate: &'der CertificateDer<'_>) -> Result<X509Certificate<'der>, CaFault> {
+fn parse<'der>(certificate: &'der CertificateDer<'_>) -> Result<X509Certificate<'der>, CaError> {
     match X509Certificate::from_der(certificate) {
         Ok(([], parsed)) => Ok(parsed),
-        _ => Err(CaFault::Encoding),
+        _ => Err(CaError::Encoding),
     }
 }
 
-fn check_root(root: &X509Certificate<'_>, trust_domain: &TrustDomain) -> Result<(), CaFault> {
-    let key_usage = root.key_usage().map_err(|_unexplained| CaFault::Encoding)?;
+fn check_root(root: &X509Certificate<'_>, trust_domain: &TrustDomain) -> Result<(), CaError> {
+    let key_usage = root.key_usage().map_err(|_unexplained| CaError::Encoding)?;
     if !root.is_ca() || key_usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
-        return Err(CaFault::NotACa);
+        return Err(CaError::NotACa);
     }
-    if root.name_constraints().map_err(|_unexplained| CaFault::Encoding)?.is_some() {
-        return Err(CaFault::Constrained);
+    if root.name_constraints().map_err(|_unexplained| CaError::Encoding)?.is_some() {
+        return Err(CaError::Constrained);
     }
-    let names = root.subject_alternative_name().map_err(|_unexplained| CaFault::Encoding)?;
+    let names = root.subject_alternative_name().map_err(|_unexplained| CaError::Encoding)?;
     let uris = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
         GeneralName::URI(uri) => Some(*uri),
         _ => None,
     });
     let own = trust_domain.id().to_string();
     match uris.into_iter().find(|uri| *uri != own) {
-        Some(foreign) => Err(CaFault::TrustDomain(foreign.to_owned())),
+        Some(foreign) => Err(CaError::TrustDomain(foreign.to_owned())),
         None => Ok(()),
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
-use super::{CaFault, LocalCa};
+use super::{CaError, LocalCa};
 use crate::model::mesh::IssuerSettings;
 use crate::model::spiffe::TrustDomain;
 
@@ -19,7 +19,7 @@ const KEY_FILE: &str = "ca.key";
 
 /// Why a CA can't be written or read.
 #[derive(Debug, thiserror::Error)]
-pub enum CaError {
+pub enum CaFileError {
     /// The directory or a file can't be made. Files that exist are never overwritten.
     #[error("create {}", path.display())]
     Create {
@@ -42,16 +42,16 @@ pub enum CaError {
         /// The directory or the certificate's file.
         path: PathBuf,
         /// The cause.
-        source: CaFault,
+        source: CaError,
     },
 }
 
 /// Makes a CA and writes `ca.crt` and `ca.key` (mode 0600) into `directory`, which it creates; never overwrites a file.
-pub fn init_dir(directory: &Path, trust_domain: TrustDomain, now: SystemTime) -> Result<(), CaError> {
+pub fn init_dir(directory: &Path, trust_domain: TrustDomain, now: SystemTime) -> Result<(), CaFileError> {
     let ca = LocalCa::create(trust_domain, IssuerSettings::SVID_LIFETIME, now)
-        .map_err(|source| CaError::Ca { path: directory.to_owned(), source })?;
+        .map_err(|source| CaFileError::Ca { path: directory.to_owned(), source })?;
     let created = |path: &Path, result: io::Result<()>| {
-        result.map_err(|source| CaError::Create { path: path.to_owned(), source })
+        result.map_err(|source| CaFileError::Create { path: path.to_owned(), source })
     };
     created(directory, std::fs::create_dir_all(directory))?;
     let (certificate, key) = (directory.join(CERTIFICATE_FILE), directory.join(KEY_FILE));
@@ -71,13 +71,13 @@ impl LocalCa {
         certificates: &Path,
         key: &Path,
         svid_lifetime: Duration,
-    ) -> Result<Self, CaError> {
+    ) -> Result<Self, CaFileError> {
         let read = |path: &Path| {
             let text = std::fs::read_to_string(path).map(Zeroizing::new);
-            text.map_err(|source| CaError::Read { path: path.to_owned(), source })
+            text.map_err(|source| CaFileError::Read { path: path.to_owned(), source })
         };
         Self::load(trust_domain, &read(certificates)?, &read(key)?, svid_lifetime)
-            .map_err(|source| CaError::Ca { path: certificates.to_owned(), source })
+            .map_err(|source| CaFileError::Ca { path: certificates.to_owned(), source })
     }
 }
 

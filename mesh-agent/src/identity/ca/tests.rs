@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use x509_parser::prelude::X509Certificate;
 
-use super::{CaFault, GeneralName, LocalCa, init_dir, parse};
+use super::{CaError, GeneralName, LocalCa, init_dir, parse};
 use crate::identity::key::SecretKey;
 use crate::identity::{IssueError, IssuedChain, Issuer};
 use crate::model::spiffe::{SpiffeId, TrustDomain};
@@ -120,7 +120,7 @@ fn a_missing_file_is_named() {
 }
 
 /// Loads a self-signed certificate that is a good CA but for `edit`.
-fn load(edit: impl FnOnce(&mut CertificateParams)) -> Result<LocalCa, CaFault> {
+fn load(edit: impl FnOnce(&mut CertificateParams)) -> Result<LocalCa, CaError> {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -133,18 +133,18 @@ fn load(edit: impl FnOnce(&mut CertificateParams)) -> Result<LocalCa, CaFault> {
 #[test]
 fn an_unfit_ca_is_refused_at_load() {
     assert!(load(|_| {}).is_ok());
-    assert!(matches!(load(|params| params.is_ca = IsCa::NoCa).err(), Some(CaFault::NotACa)));
+    assert!(matches!(load(|params| params.is_ca = IsCa::NoCa).err(), Some(CaError::NotACa)));
     let no_signing = |params: &mut CertificateParams| params.key_usages = vec![KeyUsagePurpose::CrlSign];
-    assert!(matches!(load(no_signing).err(), Some(CaFault::NotACa)));
+    assert!(matches!(load(no_signing).err(), Some(CaError::NotACa)));
     let constrained = |params: &mut CertificateParams| {
         let permitted_subtrees = vec![rcgen::GeneralSubtree::DnsName("example".to_owned())];
         params.name_constraints = Some(rcgen::NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
     };
-    assert!(matches!(load(constrained).err(), Some(CaFault::Constrained)));
+    assert!(matches!(load(constrained).err(), Some(CaError::Constrained)));
     let foreign = |params: &mut CertificateParams| {
         params.subject_alt_names = vec![SanType::URI("spiffe://other.domain".try_into().unwrap())];
     };
-    assert!(matches!(load(foreign).err(), Some(CaFault::TrustDomain(_))));
+    assert!(matches!(load(foreign).err(), Some(CaError::TrustDomain(_))));
 }
 
 #[test]
@@ -152,9 +152,9 @@ fn a_key_must_be_the_certificates() {
     let ca = LocalCa::create(trust_domain(), HOUR, now()).unwrap();
     let other = LocalCa::create(trust_domain(), HOUR, now()).unwrap();
     let load = |certificates: &str, key: &str| LocalCa::load(trust_domain(), certificates, key, HOUR).err();
-    assert!(matches!(load(ca.certificate_pem(), &other.key_pem()), Some(CaFault::KeyMismatch)));
-    assert!(matches!(load(ca.certificate_pem(), "no key"), Some(CaFault::Key(_))));
-    assert!(matches!(load("no certificate", &ca.key_pem()), Some(CaFault::Encoding)));
+    assert!(matches!(load(ca.certificate_pem(), &other.key_pem()), Some(CaError::KeyMismatch)));
+    assert!(matches!(load(ca.certificate_pem(), "no key"), Some(CaError::Key(_))));
+    assert!(matches!(load("no certificate", &ca.key_pem()), Some(CaError::Encoding)));
 }
 
 #[test]
