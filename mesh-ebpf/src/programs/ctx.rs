@@ -11,6 +11,7 @@ use mesh_common::{
     addr::IpKey,
     conn::{ConnKey, SockFacts, SockKind},
     divert::MAX_CGROUP_LEVEL,
+    egress::Sender,
     event::{Counter, Event},
     packet::PacketBytes,
 };
@@ -349,16 +350,20 @@ impl PacketBytes for Skb<'_> {
     }
 }
 
-/// Whether the packet comes from a socket that the agent flagged as outer.
+/// Which of the agent's sockets the packet comes from; `None`: from another one, or from none.
 #[inline(always)]
-pub fn is_outer(context: &SkBuffContext) -> bool {
+pub fn agent_socket(context: &SkBuffContext) -> Option<Sender<'static>> {
     let socket = field!(context.skb.skb, __bindgen_anon_2.sk);
     if socket.is_null() {
-        return false;
+        return None;
     }
     // SAFETY: the socket is the context's and not null; a request or time-wait socket gives null.
     let socket = unsafe { helper::bpf_sk_fullsock(socket) };
-    storage(socket, false).is_some_and(|facts| facts.is(SockKind::Outer))
+    match storage(socket, false) {
+        Some(facts) if facts.is(SockKind::Outer) => Some(Sender::Agent),
+        Some(facts) if facts.is(SockKind::Delivery) => Some(Sender::Delivery),
+        _ => None,
+    }
 }
 
 /// Index of the interface that the packet leaves by.
