@@ -71,7 +71,6 @@ fn directory(variable: &str) -> Result<PathBuf> {
     Ok(env::var_os(variable).with_context(|| format!("{variable} is not set"))?.into())
 }
 
-#[expect(clippy::print_stdout, reason = "how a build script speaks to cargo")]
 fn emit(key: &str, value: &str) {
     println!("cargo::{key}={value}");
 }

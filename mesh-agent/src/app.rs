@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::admin;
 use crate::args::RunArgs;
 use crate::bpf::{BpfError, Kernel, Maps};
-use crate::identity::ca::{self, CaFileError};
+use crate::identity::ca::CaFileError;
 use crate::identity::{LocalCa, SvidManager};
 use crate::model::mesh::{IssuerSettings, Mesh};
 use crate::model::workload::NodeName;
@@ -71,7 +71,7 @@ pub enum RunError {
 /// Loads the CA that the mesh's settings name.
 pub fn load_ca(mesh: &Mesh) -> Result<LocalCa, CaFileError> {
     let IssuerSettings::Embedded { certificate, key, svid_lifetime } = &mesh.issuer;
-    ca::load_files(mesh.trust_domain.clone(), certificate, key, *svid_lifetime)
+    LocalCa::load_files(mesh.trust_domain.clone(), certificate, key, *svid_lifetime)
 }
 
 /// Runs the agent until SIGTERM or SIGINT. What it has pinned stays: enrolled pods fail closed until the next agent.
@@ -94,13 +94,10 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new(move || counted.counters()));
     let (publisher, store) = store::channel(state);
     let readiness = Arc::new(Readiness::default());
-    let shared = Arc::new(Shared {
-        store: store.clone(),
-        maps: Arc::clone(&maps),
-        metrics: Arc::clone(&metrics),
-        bundle,
-    });
-    let admin = TcpListener::bind(args.admin).await.map_err(|source| RunError::Admin { address: args.admin, source })?;
+    let shared =
+        Arc::new(Shared { store: store.clone(), maps: Arc::clone(&maps), metrics: Arc::clone(&metrics), bundle });
+    let admin =
+        TcpListener::bind(args.admin).await.map_err(|source| RunError::Admin { address: args.admin, source })?;
 
     let mut tasks = JoinSet::new();
     let pending = pending_view(Arc::clone(&readiness));

@@ -22,6 +22,18 @@ pub struct ConnKey {
     pub padding: u32,
 }
 
+impl ConnKey {
+    /// No connection.
+    pub const UNSET: Self = Self {
+        netns: 0,
+        source: IpKey::from_words([0; 4]),
+        destination: IpKey::from_words([0; 4]),
+        source_port: 0,
+        destination_port: 0,
+        padding: 0,
+    };
+}
+
 /// What a socket is to the mesh.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u16)]

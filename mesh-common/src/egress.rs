@@ -17,7 +17,9 @@ pub enum Sender<'a> {
     Agent,
     /// An address that no enrolled pod of this node has, seen where anybody may send.
     Anybody,
-    /// The same, seen on a pod's own interface: the pod claims an address that isn't its own.
+    /// The agent, from a socket that may only reach the pod's own application.
+    Delivery,
+    /// As [`Sender::Anybody`], but seen on a pod's own interface: the pod claims an address that isn't its own.
     Impostor,
     /// An enrolled pod.
     Pod(&'a PodDivert),
@@ -27,6 +29,8 @@ pub enum Sender<'a> {
 pub fn decide(sender: Sender<'_>, destination: &crate::addr::IpKey, port: u16, known: Destination) -> EgressVerdict {
     let drop = match sender {
         Sender::Agent | Sender::Anybody => false,
+        // Loopback is not filtered: here it is on its way out, since the pod's address has gone.
+        Sender::Delivery => true,
         Sender::Impostor => known != Destination::Outside,
         Sender::Pod(pod) => pod.captures(destination, port, known),
     };
@@ -48,6 +52,13 @@ mod tests {
         let pod = PodDivert::default();
         assert_eq!(check(Sender::Pod(&pod), Destination::Mesh), EgressVerdict::Drop);
         assert_eq!(check(Sender::Impostor, Destination::Mesh), EgressVerdict::Drop);
+    }
+
+    #[test]
+    fn a_delivery_never_leaves_the_pod() {
+        for known in [Destination::Mesh, Destination::Outside, Destination::Excluded] {
+            assert_eq!(check(Sender::Delivery, known), EgressVerdict::Drop);
+        }
     }
 
     #[test]

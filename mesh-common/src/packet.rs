@@ -14,77 +14,89 @@ pub trait PacketBytes {
     fn word_be(&self, offset: usize) -> Option<u32>;
 }
 
-/// What a packet is to the SYN filters. Keys have netns 0.
+/// What a packet is to the SYN filters.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Packet {
-    /// Could carry a SYN that can't be seen here: ports are 0.
-    Hidden(ConnKey),
-    /// Not TCP, or a segment that opens no connection.
+pub enum PacketKind {
+    /// Could carry a SYN that can't be seen here: the ports are 0.
+    Hidden,
+    /// Not TCP, or a segment that opens no connection: the key means nothing.
     Other,
     /// Asks for a connection.
-    Syn(ConnKey),
+    Syn,
 }
+
+/// A packet's kind, and its ends with netns 0.
+///
+/// Not an enum with the key inside: LLVM leaves the key of a variant without one unset, and the verifier refuses that.
+pub type Packet = (PacketKind, ConnKey);
 
 const TCP: u8 = 6;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const IPV6_HEADER: usize = 40;
+const OTHER: Packet = (PacketKind::Other, ConnKey::UNSET);
 
 /// Classifies the packet whose IP header starts at `start`.
+#[inline(always)]
 pub fn classify<P: PacketBytes>(packet: &P, start: usize) -> Packet {
     match packet.byte(start) {
-        Some(first) if first >> 4 == 4 => classify_v4(packet, start, first).unwrap_or(Packet::Other),
-        Some(first) if first >> 4 == 6 => classify_v6(packet, start).unwrap_or(Packet::Other),
-        _ => Packet::Other,
+        Some(first) if first >> 4 == 4 => classify_v4(packet, start, first),
+        Some(first) if first >> 4 == 6 => classify_v6(packet, start),
+        _ => OTHER,
     }
 }
 
 /// RFC 791 §3.1.
-fn classify_v4<P: PacketBytes>(packet: &P, start: usize, first: u8) -> Option<Packet> {
-    if packet.byte(start + 9)? != TCP {
-        return Some(Packet::Other);
-    }
-    let key = ConnKey {
-        source: IpKey::from_v4(packet.word_be(start + 12)?),
-        destination: IpKey::from_v4(packet.word_be(start + 16)?),
-        ..ConnKey::default()
+#[inline(always)]
+fn classify_v4<P: PacketBytes>(packet: &P, start: usize, first: u8) -> Packet {
+    let (Some(TCP), Some(source), Some(destination), Some(fragment)) =
+        (packet.byte(start + 9), packet.word_be(start + 12), packet.word_be(start + 16), packet.half(start + 6))
+    else {
+        return OTHER;
     };
+    let key = ConnKey { source: IpKey::from_v4(source), destination: IpKey::from_v4(destination), ..ConnKey::UNSET };
     // More fragments, or not the first: the flags may be in another one.
-    if packet.half(start + 6)? & 0x3fff != 0 {
-        return Some(Packet::Hidden(key));
+    if fragment & 0x3fff != 0 {
+        return (PacketKind::Hidden, key);
     }
-    Some(classify_tcp(packet, start + usize::from(first & 0x0f) * 4, key))
+    classify_tcp(packet, start + usize::from(first & 0x0f) * 4, key)
 }
 
 /// RFC 8200 §3 and §4.
-fn classify_v6<P: PacketBytes>(packet: &P, start: usize) -> Option<Packet> {
-    let words = |offset: usize| {
-        Some(IpKey::from_words([
-            packet.word_be(offset)?,
-            packet.word_be(offset + 4)?,
-            packet.word_be(offset + 8)?,
-            packet.word_be(offset + 12)?,
-        ]))
+#[inline(always)]
+fn classify_v6<P: PacketBytes>(packet: &P, start: usize) -> Packet {
+    let (Some(next), Some(source), Some(destination)) =
+        (packet.byte(start + 6), address_v6(packet, start + 8), address_v6(packet, start + 24))
+    else {
+        return OTHER;
     };
-    let key = ConnKey { source: words(start + 8)?, destination: words(start + 24)?, ..ConnKey::default() };
-    Some(match packet.byte(start + 6)? {
+    let key = ConnKey { source, destination, ..ConnKey::UNSET };
+    match next {
         TCP => classify_tcp(packet, start + IPV6_HEADER, key),
         // Hop-by-hop options, routing, fragment, destination options: a TCP header may follow.
-        0 | 43 | 44 | 60 => Packet::Hidden(key),
-        _ => Packet::Other,
-    })
+        0 | 43 | 44 | 60 => (PacketKind::Hidden, key),
+        _ => OTHER,
+    }
+}
+
+#[inline(always)]
+fn address_v6<P: PacketBytes>(packet: &P, start: usize) -> Option<IpKey> {
+    let words =
+        [packet.word_be(start)?, packet.word_be(start + 4)?, packet.word_be(start + 8)?, packet.word_be(start + 12)?];
+    Some(IpKey::from_words(words))
 }
 
 /// RFC 9293 §3.1. A header that is cut short is hidden: the kernel would refuse it, a raw reader may not.
+#[inline(always)]
 fn classify_tcp<P: PacketBytes>(packet: &P, start: usize, key: ConnKey) -> Packet {
     let (Some(source_port), Some(destination_port), Some(flags)) =
         (packet.half(start), packet.half(start + 2), packet.byte(start + 13))
     else {
-        return Packet::Hidden(key);
+        return (PacketKind::Hidden, key);
     };
     match flags & (SYN | ACK) {
-        SYN => Packet::Syn(ConnKey { source_port, destination_port, ..key }),
-        _ => Packet::Other,
+        SYN => (PacketKind::Syn, ConnKey { source_port, destination_port, ..key }),
+        _ => OTHER,
     }
 }
 
@@ -140,35 +152,35 @@ mod tests {
     #[test]
     fn a_syn_is_found_in_both_families_behind_options_and_behind_a_link_header() {
         let ports = |key: ConnKey| ConnKey { source_port: 40000, destination_port: 6379, ..key };
-        let expected = Packet::Syn(ports(key("10.1.0.2", "10.2.0.2")));
+        let expected = (PacketKind::Syn, ports(key("10.1.0.2", "10.2.0.2")));
         assert_eq!(classify(&v4(0, 0x4000, tcp(0x02)), 0), expected);
         assert_eq!(classify(&v4(40, 0, tcp(0xc2)), 0), expected);
         let mut framed = vec![0; 14];
         framed.extend(v4(0, 0, tcp(0x02)));
         assert_eq!(classify(&framed, 14), expected);
-        assert_eq!(classify(&v6(6, tcp(0x02)), 0), Packet::Syn(ports(key("fd00::", "fe00::"))));
+        assert_eq!(classify(&v6(6, tcp(0x02)), 0), (PacketKind::Syn, ports(key("fd00::", "fe00::"))));
     }
 
     #[test]
     fn what_opens_no_connection_is_other() {
         for flags in [0x12, 0x10, 0x18, 0x11, 0x14] {
-            assert_eq!(classify(&v4(0, 0, tcp(flags)), 0), Packet::Other);
+            assert_eq!(classify(&v4(0, 0, tcp(flags)), 0), OTHER);
         }
         let mut udp = v4(0, 0, tcp(0x02));
         udp[9] = 17;
-        assert_eq!(classify(&udp, 0), Packet::Other);
-        assert_eq!(classify(&v6(58, vec![0; 8]), 0), Packet::Other);
-        assert_eq!(classify(&vec![], 0), Packet::Other);
+        assert_eq!(classify(&udp, 0), OTHER);
+        assert_eq!(classify(&v6(58, vec![0; 8]), 0), OTHER);
+        assert_eq!(classify(&vec![], 0), OTHER);
     }
 
     #[test]
     fn what_can_hide_a_syn_is_hidden() {
-        let v4_key = Packet::Hidden(key("10.1.0.2", "10.2.0.2"));
+        let v4_key = (PacketKind::Hidden, key("10.1.0.2", "10.2.0.2"));
         assert_eq!(classify(&v4(0, 0x2000, tcp(0x02)), 0), v4_key);
         assert_eq!(classify(&v4(0, 0x0001, tcp(0x10)), 0), v4_key);
         assert_eq!(classify(&v4(0, 0, vec![0; 8]), 0), v4_key);
         for next in [0, 43, 44, 60] {
-            assert_eq!(classify(&v6(next, tcp(0x02)), 0), Packet::Hidden(key("fd00::", "fe00::")));
+            assert_eq!(classify(&v6(next, tcp(0x02)), 0), (PacketKind::Hidden, key("fd00::", "fe00::")));
         }
     }
 }

@@ -12,35 +12,36 @@ use aya_ebpf::{
     macros::{cgroup_skb, cgroup_sock_addr, classifier, sk_lookup, sock_ops},
     programs::{SkBuffContext, SkLookupContext, SockAddrContext, SockOpsContext, TcContext},
 };
+use ctx::{Callback, Connect};
 
 /// cgroup/connect4.
 #[cgroup_sock_addr(connect4)]
 pub fn mesh_connect4(context: SockAddrContext) -> i32 {
-    connect::connect(&ctx::Connect::v4(&context))
+    connect::connect(&Connect::<false>::new(&context))
 }
 
 /// cgroup/connect6; also sees IPv4 destinations of dual-stack sockets.
 #[cgroup_sock_addr(connect6)]
 pub fn mesh_connect6(context: SockAddrContext) -> i32 {
-    connect::connect(&ctx::Connect::v6(&context))
+    connect::connect(&Connect::<true>::new(&context))
 }
 
 /// cgroup/getpeername4; also rewrites what accept() returns.
 #[cgroup_sock_addr(getpeername4)]
 pub fn mesh_peername4(context: SockAddrContext) -> i32 {
-    peername::getpeername(&ctx::Connect::v4(&context))
+    peername::getpeername(&Connect::<false>::new(&context))
 }
 
 /// cgroup/getpeername6.
 #[cgroup_sock_addr(getpeername6)]
 pub fn mesh_peername6(context: SockAddrContext) -> i32 {
-    peername::getpeername(&ctx::Connect::v6(&context))
+    peername::getpeername(&Connect::<true>::new(&context))
 }
 
 /// Socket state callbacks below the cgroup root.
 #[sock_ops]
 pub fn mesh_sockops(context: SockOpsContext) -> u32 {
-    established::sock_ops(&ctx::Callback::new(&context))
+    established::sock_ops(&Callback::new(&context))
 }
 
 /// cgroup_skb/egress below the cgroup root.

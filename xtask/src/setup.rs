@@ -47,7 +47,7 @@ pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
         return Ok(());
     }
     for tool in &tools {
-        say(format_args!("missing: {} ({}), which {}", tool.program, tool.package, tool.purpose));
+        say(format_args!("missing: {} (package {}): {}", tool.program, tool.package, tool.purpose));
     }
     if !may_install() {
         bail!(instructions(&tools, toolchain.as_ref()));

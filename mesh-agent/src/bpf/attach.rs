@@ -146,7 +146,11 @@ fn attach_clsact(program: &mut tc::SchedClassifier, interface: &str) -> Result<(
         Err(tc::TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    let link = program.attach_with_options(interface, TcAttachType::Ingress, TcAttachOptions::Netlink(tc::NlOptions::default()))?;
+    let link = program.attach_with_options(
+        interface,
+        TcAttachType::Ingress,
+        TcAttachOptions::Netlink(tc::NlOptions::default()),
+    )?;
     // Dropping the link would remove the filter.
     std::mem::forget(program.take_link(link)?);
     Ok(())

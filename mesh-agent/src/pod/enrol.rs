@@ -134,17 +134,19 @@ pub(super) fn attach(kernel: &mut Kernel, netns: &Netns) -> Result<(), PodError>
 }
 
 /// Writes the pod's map entries: what makes its traffic mesh traffic comes last.
-pub(super) fn publish(maps: &Maps, mount: &Path, workload: &Workload, cookie: u64, number: u32) -> Result<(), PodError> {
+pub(super) fn publish(
+    maps: &Maps,
+    mount: &Path,
+    workload: &Workload,
+    cookie: u64,
+    number: u32,
+) -> Result<(), PodError> {
     let cgroup = match &workload.cgroup {
         Some(path) => cgroup::lookup(mount, path).map_err(|source| PodError::Cgroup { path: path.clone(), source })?,
         None => Cgroup { id: 0, level: 0 },
     };
-    let steer = PodSteer {
-        netns: cookie,
-        pod: number,
-        excluded_ports: ports(&workload.exclude.inbound_ports),
-        padding: 0,
-    };
+    let steer =
+        PodSteer { netns: cookie, pod: number, excluded_ports: ports(&workload.exclude.inbound_ports), padding: 0 };
     maps.set_exclusions(number, &workload.exclude.outbound_ranges)?;
     for address in &workload.addresses {
         maps.set_address(IpKey::from(*address), &steer)?;

@@ -44,7 +44,8 @@ pub(super) async fn classify<S: AsyncRead + Unpin>(
     if bytes.first() != Some(&HANDSHAKE) {
         return Ok(Opening::Plaintext(Replayed { bytes, stream }));
     }
-    let ours = timeout(deadline, read_hello(&mut stream, &mut bytes)).await.map_err(|_elapsed| io::ErrorKind::TimedOut)??;
+    let ours =
+        timeout(deadline, read_hello(&mut stream, &mut bytes)).await.map_err(|_elapsed| io::ErrorKind::TimedOut)??;
     let replayed = Replayed { bytes, stream };
     Ok(if ours { Opening::Mesh(replayed) } else { Opening::Plaintext(replayed) })
 }

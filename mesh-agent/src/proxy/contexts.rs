@@ -28,11 +28,7 @@ struct Made {
 }
 
 impl Contexts {
-    pub(super) fn new(
-        svid: watch::Receiver<Arc<X509Svid>>,
-        bundle: Arc<TrustBundle>,
-        settings: TlsSettings,
-    ) -> Self {
+    pub(super) fn new(svid: watch::Receiver<Arc<X509Svid>>, bundle: Arc<TrustBundle>, settings: TlsSettings) -> Self {
         Self { svid, bundle, settings, made: Mutex::default() }
     }
 

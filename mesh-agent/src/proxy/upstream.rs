@@ -79,8 +79,9 @@ pub(super) async fn delivery(
     application: SocketAddr,
 ) -> Result<TcpStream, ConnectError> {
     connect(pod, application, |socket| {
-        // An address that has left the pod must not be looked for elsewhere.
-        sockopt::bind_to_loopback(socket)?;
+        // From the address that it goes to: one that has left the pod must not be looked for elsewhere. The egress
+        // filter drops what tries to all the same. (SO_BINDTODEVICE to `lo` makes the address unreachable.)
+        bind_source(socket, application, SourcePort::Any)?;
         set_tcp_nodelay(socket, true)?;
         let facts = SockFacts {
             address: IpKey::from(client.ip()),

@@ -51,7 +51,7 @@ mod tests {
             "apiVersion: mesh.hauberk.dev/v1alpha1\n\
              kind: Mesh\n\
              metadata: {{name: mesh}}\n\
-             spec:\n  trustDomain: test\n  mtls: {{mode: {mode}}}\n  podRanges: [10.0.0.0/8]\n\
+             spec:\n  trustDomain: test\n  mtls: {{mode: {mode}}}\n  podRanges: [10.0.0.0/8, 'fd00::/8']\n\
              \x20 issuer: {{embedded: {{certificate: ca.crt, key: ca.key}}}}\n\
              ---\n\
              apiVersion: mesh.hauberk.dev/v1alpha1\n\

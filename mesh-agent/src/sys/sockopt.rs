@@ -48,11 +48,6 @@ pub fn set_user_timeout(socket: impl AsFd, milliseconds: u32) -> io::Result<()> 
     set(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &milliseconds)
 }
 
-/// Restricts the socket to the loopback interface of its namespace.
-pub fn bind_to_loopback(socket: impl AsFd) -> io::Result<()> {
-    set(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, b"lo\0")
-}
-
 fn set<T: Copy>(socket: impl AsFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
     // SAFETY: `value` outlives the call and its size is passed; the descriptor is borrowed.
     let result = unsafe {

@@ -10,7 +10,8 @@ use super::{ctx, ctx::Connect, maps};
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
 
-pub fn connect(call: &Connect<'_>) -> i32 {
+#[inline(always)]
+pub fn connect<const V6: bool>(call: &Connect<'_, V6>) -> i32 {
     if !call.is_stream() {
         return ALLOW;
     }
@@ -21,7 +22,7 @@ pub fn connect(call: &Connect<'_>) -> i32 {
 }
 
 #[inline(always)]
-fn from_pod(call: &Connect<'_>, pod: &'static mesh_common::divert::PodDivert) -> i32 {
+fn from_pod<const V6: bool>(call: &Connect<'_, V6>, pod: &'static mesh_common::divert::PodDivert) -> i32 {
     // The agent's own sockets live in the pod's namespace too: it flags them before it connects.
     if call.facts().is_some_and(|facts| facts.is(SockKind::Outer) || facts.is(SockKind::Delivery)) {
         return ALLOW;
@@ -54,7 +55,7 @@ fn from_pod(call: &Connect<'_>, pod: &'static mesh_common::divert::PodDivert) ->
 
 /// A process of an enrolled pod that has left the pod's namespace has no identity there.
 #[inline(always)]
-fn from_elsewhere(call: &Connect<'_>) -> i32 {
+fn from_elsewhere<const V6: bool>(call: &Connect<'_, V6>) -> i32 {
     if !ctx::in_pod_cgroup() || maps::destination(&call.address(), None) != Destination::Mesh {
         return ALLOW;
     }

@@ -11,6 +11,7 @@ use mesh_common::{
     addr::IpKey,
     conn::{ConnKey, SockFacts, SockKind},
     divert::MAX_CGROUP_LEVEL,
+    egress::Sender,
     event::{Counter, Event},
     packet::PacketBytes,
 };
@@ -48,21 +49,16 @@ macro_rules! address {
     };
 }
 
-/// A connect or getpeername call.
-pub struct Connect<'a> {
+/// A connect or getpeername call, from a hook for AF_INET6 or for AF_INET. The family is a type, since the verifier lets
+/// a hook see its own family's fields only.
+pub struct Connect<'a, const V6: bool> {
     context: &'a SockAddrContext,
-    v6: bool,
 }
 
-impl<'a> Connect<'a> {
-    /// From a hook for AF_INET.
-    pub fn v4(context: &'a SockAddrContext) -> Self {
-        Self { context, v6: false }
-    }
-
-    /// From a hook for AF_INET6.
-    pub fn v6(context: &'a SockAddrContext) -> Self {
-        Self { context, v6: true }
+impl<'a, const V6: bool> Connect<'a, V6> {
+    /// Wraps the context.
+    pub fn new(context: &'a SockAddrContext) -> Self {
+        Self { context }
     }
 
     fn raw(&self) -> *mut bpf_sock_addr {
@@ -83,7 +79,7 @@ impl<'a> Connect<'a> {
     #[inline(always)]
     pub fn address(&self) -> IpKey {
         let raw = self.raw();
-        if !self.v6 {
+        if !V6 {
             return IpKey::from_v4(field!(raw, user_ip4));
         }
         address!(raw, user_ip6)
@@ -100,7 +96,7 @@ impl<'a> Connect<'a> {
     pub fn set(&self, address: &IpKey, port: u16) {
         let raw = self.raw();
         let words = address.words();
-        if self.v6 {
+        if V6 {
             set_field!(words[0] => raw, user_ip6[0]);
             set_field!(words[1] => raw, user_ip6[1]);
             set_field!(words[2] => raw, user_ip6[2]);
@@ -298,11 +294,11 @@ impl<'a> Callback<'a> {
     #[inline(always)]
     fn ends(&self) -> (IpKey, u16, IpKey, u16) {
         let raw = self.raw();
-        let (local, remote) = if field!(raw, family) == AF_INET6 {
-            (address!(raw, local_ip6), address!(raw, remote_ip6))
-        } else {
-            (IpKey::from_v4(field!(raw, local_ip4)), IpKey::from_v4(field!(raw, remote_ip4)))
-        };
+        // Both families are read before one is chosen: else the compiler merges the loads into one through a computed
+        // context pointer, which the verifier refuses.
+        let v4 = (IpKey::from_v4(field!(raw, local_ip4)), IpKey::from_v4(field!(raw, remote_ip4)));
+        let v6 = (address!(raw, local_ip6), address!(raw, remote_ip6));
+        let (local, remote) = if field!(raw, family) == AF_INET6 { v6 } else { v4 };
         // The local port is in host order, the remote one in network order, in the upper half on little-endian.
         (local, field!(raw, local_port) as u16, remote, u32::from_be(field!(raw, remote_port)) as u16)
     }
@@ -329,11 +325,10 @@ pub fn lookup(context: &SkLookupContext) -> Option<Lookup> {
         return None;
     }
     let v6 = field!(raw, family) == AF_INET6;
-    let (local, remote) = if v6 {
-        (address!(raw, local_ip6), address!(raw, remote_ip6))
-    } else {
-        (IpKey::from_v4(field!(raw, local_ip4)), IpKey::from_v4(field!(raw, remote_ip4)))
-    };
+    // As in `Callback::ends`: first all loads, then the choice.
+    let as_v4 = (IpKey::from_v4(field!(raw, local_ip4)), IpKey::from_v4(field!(raw, remote_ip4)));
+    let as_v6 = (address!(raw, local_ip6), address!(raw, remote_ip6));
+    let (local, remote) = if v6 { as_v6 } else { as_v4 };
     Some(Lookup { local, port: field!(raw, local_port) as u16, remote, v6 })
 }
 
@@ -355,16 +350,20 @@ impl PacketBytes for Skb<'_> {
     }
 }
 
-/// Whether the packet comes from a socket that the agent flagged as outer.
+/// Which of the agent's sockets the packet comes from; `None`: from another one, or from none.
 #[inline(always)]
-pub fn is_outer(context: &SkBuffContext) -> bool {
+pub fn agent_socket(context: &SkBuffContext) -> Option<Sender<'static>> {
     let socket = field!(context.skb.skb, __bindgen_anon_2.sk);
     if socket.is_null() {
-        return false;
+        return None;
     }
     // SAFETY: the socket is the context's and not null; a request or time-wait socket gives null.
     let socket = unsafe { helper::bpf_sk_fullsock(socket) };
-    storage(socket, false).is_some_and(|facts| facts.is(SockKind::Outer))
+    match storage(socket, false) {
+        Some(facts) if facts.is(SockKind::Outer) => Some(Sender::Agent),
+        Some(facts) if facts.is(SockKind::Delivery) => Some(Sender::Delivery),
+        _ => None,
+    }
 }
 
 /// Index of the interface that the packet leaves by.

@@ -4,7 +4,7 @@ use mesh_common::{
     conn::ConnKey,
     egress::{EgressVerdict, Sender, decide},
     event::Counter,
-    packet::{Packet, classify},
+    packet::{PacketKind, classify},
 };
 
 use super::{ctx, ctx::Skb, maps};
@@ -19,8 +19,11 @@ pub fn from_socket(context: &SkBuffContext) -> i32 {
     if ctx::interface(context) == LOOPBACK {
         return ALLOW;
     }
-    let (Packet::Syn(key) | Packet::Hidden(key)) = classify(&Skb(&context.skb), 0) else { return ALLOW };
-    match verdict(&key, Sender::Anybody, || ctx::is_outer(context)) {
+    let (kind, key) = classify(&Skb(&context.skb), 0);
+    if kind == PacketKind::Other {
+        return ALLOW;
+    }
+    match verdict(&key, ctx::agent_socket(context), Sender::Anybody) {
         EgressVerdict::Pass => ALLOW,
         EgressVerdict::Drop => {
             maps::count(Counter::EgressDropped);
@@ -33,8 +36,12 @@ pub fn from_socket(context: &SkBuffContext) -> i32 {
 pub fn from_veth(context: &TcContext) -> i32 {
     const ALLOW: i32 = 0; // TC_ACT_OK
     const DROP: i32 = 2; // TC_ACT_SHOT
-    let (Packet::Syn(key) | Packet::Hidden(key)) = classify(&Skb(&context.skb), ETHERNET_HEADER) else { return ALLOW };
-    match verdict(&key, Sender::Impostor, || maps::is_flow(&key)) {
+    let (kind, key) = classify(&Skb(&context.skb), ETHERNET_HEADER);
+    if kind == PacketKind::Other {
+        return ALLOW;
+    }
+    let agent = if maps::is_flow(&key) { Some(Sender::Agent) } else { None };
+    match verdict(&key, agent, Sender::Impostor) {
         EgressVerdict::Pass => ALLOW,
         EgressVerdict::Drop => {
             maps::count(Counter::VethDropped);
@@ -44,12 +51,9 @@ pub fn from_veth(context: &TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn verdict(key: &ConnKey, stranger: Sender<'static>, from_agent: impl FnOnce() -> bool) -> EgressVerdict {
+fn verdict(key: &ConnKey, agent: Option<Sender<'static>>, stranger: Sender<'static>) -> EgressVerdict {
     let pod = maps::steer(&key.source).and_then(|steer| maps::pod(steer.netns));
     let known = maps::destination(&key.destination, pod.map(|pod| pod.pod));
-    let sender = pod.map_or(stranger, Sender::Pod);
-    match decide(sender, &key.destination, key.destination_port, known) {
-        EgressVerdict::Drop if from_agent() => decide(Sender::Agent, &key.destination, key.destination_port, known),
-        verdict => verdict,
-    }
+    let sender = agent.unwrap_or(pod.map_or(stranger, Sender::Pod));
+    decide(sender, &key.destination, key.destination_port, known)
 }
