@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::classify::{Opening, Replayed, classify};
 use super::listener::{PodProxy, account};
-use super::relay::{relay, reset_on_close};
+use super::relay::{close_in_order, relay, reset_on_close};
 use super::upstream;
 use crate::model::mesh::MtlsMode;
 use crate::telemetry::{ConnectionSummary, Direction, End, Tls};
@@ -34,11 +34,12 @@ pub(super) async fn serve(pod: &PodProxy, stream: TcpStream, summary: &mut Conne
 }
 
 async fn mesh(pod: &PodProxy, stream: Replayed<TcpStream>, summary: &mut ConnectionSummary) -> End {
+    // Whatever fails from here on is a reset, also where the handshake drops the socket.
+    reset_on_close(stream.get_ref());
     let config = match pod.contexts.server() {
         Ok(config) => config,
         Err(error) => {
             tracing::error!(%error, "no TLS configuration");
-            reset_on_close(stream.get_ref());
             return End::Failed("tls_configuration");
         }
     };
@@ -53,8 +54,8 @@ async fn mesh(pod: &PodProxy, stream: Replayed<TcpStream>, summary: &mut Connect
     pod.shared.metrics.handshake(Direction::Inbound, began.elapsed());
     summary.tls = Some(Tls { peer: session.peer, info: session.info });
     let end = deliver(pod, &mut session.stream, summary).await;
-    if end != End::Closed {
-        reset_on_close(session.stream.get_ref().0.get_ref());
+    if end == End::Closed {
+        close_in_order(session.stream.get_ref().0.get_ref());
     }
     end
 }

@@ -52,6 +52,13 @@ pub(super) fn reset_on_close(socket: impl AsFd) {
     }
 }
 
+/// Takes [`reset_on_close`] back: the connection has earned an orderly end.
+pub(super) fn close_in_order(socket: impl AsFd) {
+    if let Err(error) = set_socket_linger(socket, None) {
+        tracing::debug!(%error, "the peer gets a reset instead of a FIN");
+    }
+}
+
 /// A stream that counts what was read from it and remembers whether it failed.
 struct Watched<'a, S> {
     stream: &'a mut S,
