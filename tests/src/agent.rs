@@ -1,6 +1,5 @@
 //! One node's agent, driven and observed from outside: signals, admin address, access log, metrics.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -158,11 +157,6 @@ impl Agent {
     /// The sum of the samples of a metric that carry all of `labels`.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
         Ok(metrics::sum(&self.metrics()?, name, labels))
-    }
-
-    /// The samples of a metric by one of its labels.
-    pub fn metric_by(&self, name: &str, label: &str) -> Result<BTreeMap<String, f64>> {
-        Ok(metrics::by_label(&self.metrics()?, name, label))
     }
 
     /// Adds the end of its log to an error.
