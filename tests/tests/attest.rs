@@ -27,12 +27,12 @@ fn a_process_in_the_pods_namespace_but_another_cgroup_is_refused_and_counted() -
     let mesh = Mesh::start(&world, Mode::Strict)?;
     let capture = world.capture()?;
     for family in Family::BOTH {
-        let before = mesh.agent("a").metric_by("mesh_kernel_total", "reason")?;
+        let before = mesh.agent("a").metric_by("mesh_kernel_events_total", "reason")?;
         let to = world.address("server", family, PORT);
         let (client, foreign) = (world.pod("client"), &world.pod("neighbour").cgroup);
         claims::is_refused(&client.call_in(foreign, to, MARKER)?)?;
         ensure!(capture.trace()?.syns_to(to).is_empty(), "it reached the wire");
-        let after = mesh.agent("a").metric_by("mesh_kernel_total", "reason")?;
+        let after = mesh.agent("a").metric_by("mesh_kernel_events_total", "reason")?;
         let risen: Vec<&String> = after.keys().filter(|key| after.get(*key) > before.get(*key)).collect();
         ensure!(risen.iter().any(|reason| reason.contains("cgroup")), "what rose: {risen:?}");
     }
@@ -74,7 +74,7 @@ fn raw_and_packet_sockets_of_an_enrolled_pod_do_not_reach_the_wire() -> Result<(
             ensure!(trace.syns_to(to).is_empty(), "{bypass} {family} reached the wire");
         }
     }
-    ensure!(mesh.agent("a").metric("mesh_kernel_total", &[])? > 0.0);
+    ensure!(mesh.agent("a").metric("mesh_kernel_events_total", &[])? > 0.0);
     Ok(())
 }
 
