@@ -92,8 +92,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let maps = kernel.maps();
     let counted = Arc::clone(&maps);
     let metrics = Arc::new(Metrics::new(move || counted.counters()));
+    let readiness = Arc::new(Readiness::waiting(state.on_node(&node)));
     let (publisher, store) = store::channel(state);
-    let readiness = Arc::new(Readiness::default());
     let shared =
         Arc::new(Shared { store: store.clone(), maps: Arc::clone(&maps), metrics: Arc::clone(&metrics), bundle });
     let admin =

@@ -17,19 +17,20 @@ use crate::telemetry::Metrics;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Which workloads are in the mesh, and why the others aren't.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Readiness(Mutex<BTreeMap<WorkloadUid, Option<String>>>);
 
 impl Readiness {
+    /// All of these wait. Complete from the start: who asks before the first enrolment must not hear "ready".
+    pub fn waiting<'a>(workloads: impl Iterator<Item = &'a Arc<Workload>>) -> Self {
+        let not_yet = || Some("not enrolled yet".to_owned());
+        Self(Mutex::new(workloads.map(|workload| (workload.uid.clone(), not_yet())).collect()))
+    }
+
     /// The workloads that wait, each with the reason.
     pub fn pending(&self) -> Vec<(WorkloadUid, String)> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().filter_map(|(uid, why)| Some((uid.clone(), why.clone()?))).collect()
-    }
-
-    /// Whether every workload is in the mesh.
-    pub fn is_ready(&self) -> bool {
-        self.pending().is_empty()
     }
 
     fn set(&self, uid: &WorkloadUid, why_not: Option<String>, metrics: &Metrics) {
@@ -68,9 +69,6 @@ impl<S: Fn(Enrolled)> PodManager<S> {
         let mut numbers = Numbers::restored(left.iter().map(|(cookie, pod)| (*cookie, pod.pod)));
         let state = self.store.snapshot();
         let mut waiting: Vec<Arc<Workload>> = state.on_node(&self.node).cloned().collect();
-        for workload in &waiting {
-            self.readiness.set(&workload.uid, Some("not enrolled yet".to_owned()), &self.metrics);
-        }
         maps.set_destinations(state.diverted())?;
         let mut served = Vec::new();
         loop {
