@@ -149,6 +149,15 @@ impl Agent {
         self.quoting(found)
     }
 
+    /// Waits for a line of its log.
+    pub fn wait_log(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let found = wait_until(LIMIT, what, || {
+            let text = std::fs::read(&self.log).with_context(|| format!("read {}", self.log.display()))?;
+            Ok(whole_lines(&String::from_utf8_lossy(&text)).any(&wanted).then_some(()))
+        });
+        self.quoting(found)
+    }
+
     /// Its metrics as text.
     pub fn metrics(&self) -> Result<String> {
         Ok(metrics::get(&self.place.netns, ADMIN, "/metrics")?.body)
