@@ -115,7 +115,25 @@ impl Bed {
                 Carrier::Haproxy(pair)
             }
         };
-        Ok(Self { mode, carrier, load: load.to_owned(), to, _server: server, world })
+        let bed = Self { mode, carrier, load: load.to_owned(), to, _server: server, world };
+        bed.prove()?;
+        Ok(bed)
+    }
+
+    /// Makes a connection, and fails unless it was the mode's: numbers of something else are worth nothing.
+    fn prove(&self) -> Result<()> {
+        self.measure(Task::Connect(1), 0.05)?;
+        let group = match self.mode {
+            Mode::Direct | Mode::Haproxy => return Ok(()),
+            Mode::Mesh => "X25519MLKEM768",
+            Mode::MeshX25519 => "x25519",
+        };
+        let Carrier::Mesh(mesh) = &self.carrier else { return Ok(()) };
+        let expected = [("tls.key_exchange", group), ("tls.cipher", "TLS_AES_256_GCM_SHA384"), ("outcome", "ok")];
+        for node in self.world.nodes() {
+            mesh.agent(node.name()).wait_access(&expected)?;
+        }
+        Ok(())
     }
 
     /// Process ids of the client's and the server's proxy.
