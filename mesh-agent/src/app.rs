@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +23,7 @@ use crate::state::MeshState;
 use crate::store;
 use crate::sys::cgroup;
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Views;
 
 /// How often denials are read from the ring buffer.
 const DRAIN_DENIALS: Duration = Duration::from_millis(100);
@@ -90,8 +91,11 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     kernel.detach_other_roots(root_id)?;
 
     let maps = kernel.maps();
-    let counted = Arc::clone(&maps);
-    let metrics = Arc::new(Metrics::new(move || counted.counters()));
+    let (counted, expiring) = (Arc::clone(&maps), Arc::clone(&svids));
+    let metrics = Arc::new(Metrics::new(Views {
+        kernel: Box::new(move || counted.counters()),
+        next_expiry: Box::new(move || expiring.next_expiry()),
+    }));
     let readiness = Arc::new(Readiness::waiting(state.on_node(&node)));
     let (publisher, store) = store::channel(state);
     let shared =
@@ -142,8 +146,6 @@ async fn wait(tasks: &mut JoinSet<Result<(), RunError>>) -> Result<(), RunError>
 
 fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) {
     let Enrolled { workload, number, netns, listeners, svid } = enrolled;
-    let expiry = svid.borrow().not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
-    shared.metrics.next_expiry(expiry.as_secs_f64());
     let proxy = PodProxy::new(Arc::clone(shared), workload, number, netns, svid);
     for (direction, listener) in listeners {
         drop(tokio::spawn(Arc::clone(&proxy).run(direction, listener)));

@@ -2,7 +2,7 @@
 //!
 //! The rule lives here and not in `mesh-ebpf` so that `cargo test` runs the code the kernel runs: no kernel can dry-run
 //! a `cgroup/connect4` program. Ports are in host order; `ctx.rs` converts.
-use crate::{PortList, addr::IpKey, lists};
+use crate::{PortList, addr::IpKey, event::Counter, lists};
 
 /// First of the ports that connects are diverted to, on the pod's own address. Below every usual ephemeral range, so
 /// that no outgoing connection of the pod has one of them as its source.
@@ -21,6 +21,8 @@ pub const MAX_CGROUP_LEVEL: u32 = 16;
 pub struct Settings {
     /// Bit n is set if some enrolled pod's cgroup is at level n.
     pub pod_levels: u32,
+    /// 1 if the mesh is strict: then nothing may reach a pod beside the agent.
+    pub strict: u32,
 }
 
 /// A pod's entry in the `PODS` map.
@@ -64,8 +66,8 @@ pub enum ConnectVerdict {
     },
     /// Untouched.
     Pass,
-    /// The application gets EPERM.
-    Refuse,
+    /// The application gets EPERM; the counter says why.
+    Refuse(Counter),
 }
 
 impl PodDivert {
@@ -76,11 +78,11 @@ impl PodDivert {
         }
         // A namespace and a cgroup that disagree attest nobody.
         if self.cgroup != 0 && self.cgroup != cgroup {
-            return ConnectVerdict::Refuse;
+            return ConnectVerdict::Refuse(Counter::ConnectUnattested);
         }
         let address = if destination.is_v4() { self.address4 } else { self.address6 };
         if address.is_unspecified() {
-            return ConnectVerdict::Refuse;
+            return ConnectVerdict::Refuse(Counter::ConnectNoAddress);
         }
         ConnectVerdict::Divert { address, port: DIVERT_FIRST_PORT + spread(destination, port) }
     }
@@ -106,19 +108,22 @@ pub const fn is_divert_port(port: u16) -> bool {
 fn spread(destination: &IpKey, port: u16) -> u16 {
     let [a, b, c, d] = destination.words();
     let mixed = (a ^ b ^ c ^ u32::from_be(d) ^ u32::from(port)).wrapping_mul(0x9E37_79B1);
-    let bucket = (mixed >> 26) as u16;
-    bucket
+    // Six bits are left.
+    (mixed >> 26) as u16
 }
 
 // A layout change must fail the build of both sides, not a running node.
 const _: () = assert!(size_of::<PodDivert>() == 80 && align_of::<PodDivert>() == 8);
-const _: () = assert!(size_of::<Settings>() == 4);
+const _: () = assert!(size_of::<Settings>() == 8);
 const _: () = assert!(DIVERT_PORTS == 1 << (32 - 26));
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use core::net::IpAddr;
+
+    const NO_ADDRESS: ConnectVerdict = ConnectVerdict::Refuse(Counter::ConnectNoAddress);
+    const UNATTESTED: ConnectVerdict = ConnectVerdict::Refuse(Counter::ConnectUnattested);
 
     fn key(address: &str) -> IpKey {
         address.parse::<IpAddr>().unwrap().into()
@@ -161,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_caller_outside_the_pods_cgroup_is_refused_but_may_leave_the_mesh() {
-        assert_eq!(decide("10.1.2.3", 80, Destination::Mesh, 8), ConnectVerdict::Refuse);
+        assert_eq!(decide("10.1.2.3", 80, Destination::Mesh, 8), UNATTESTED);
         assert_eq!(decide("10.1.2.3", 80, Destination::Outside, 8), ConnectVerdict::Pass);
         assert_eq!(decide("127.0.0.1", 80, Destination::Mesh, 8), ConnectVerdict::Pass);
     }
@@ -169,7 +174,7 @@ mod tests {
     #[test]
     fn a_pod_without_an_address_of_the_family_is_refused_rather_than_leaked() {
         let v4_only = PodDivert { address6: IpKey::default(), ..pod() };
-        assert_eq!(v4_only.decide(&key("fd77::3"), 80, Destination::Mesh, 7), ConnectVerdict::Refuse);
+        assert_eq!(v4_only.decide(&key("fd77::3"), 80, Destination::Mesh, 7), NO_ADDRESS);
     }
 
     #[test]

@@ -12,8 +12,10 @@ pub enum Counter {
     ConnectDiverted,
     /// A `connect()` of an enrolled pod was left alone.
     ConnectPassed,
-    /// A `connect()` was refused: namespace and cgroup name different pods, or the pod lacks the family.
-    ConnectRefused,
+    /// A `connect()` was refused: the pod has no address of the destination's family.
+    ConnectNoAddress,
+    /// A `connect()` was refused: the caller's namespace and cgroup don't name the same pod.
+    ConnectUnattested,
     /// Facts could not be kept; the connection will be reset by the agent.
     FactsLost,
     /// Facts reached the accepting socket.
@@ -24,7 +26,7 @@ pub enum Counter {
     InboundSteered,
     /// An incoming connection was left to the application.
     InboundPassed,
-    /// An incoming connection met no listener of the agent and was refused.
+    /// An incoming connection was refused: it met no listener of the agent, or came to an address that isn't the workload's.
     InboundRefused,
     /// A SYN that went around `connect()` was dropped at the cgroup.
     EgressDropped,
@@ -36,10 +38,11 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter with its label, in the order of the map.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::ConnectDiverted, "connect_diverted"),
         (Self::ConnectPassed, "connect_passed"),
-        (Self::ConnectRefused, "connect_refused"),
+        (Self::ConnectNoAddress, "connect_no_address"),
+        (Self::ConnectUnattested, "connect_unattested"),
         (Self::FactsLost, "facts_lost"),
         (Self::FactsMoved, "facts_moved"),
         (Self::FactsMissing, "facts_missing"),

@@ -2,7 +2,7 @@
 //!
 //! The mode is not asked here: in every mode the agent's inbound listener takes the connection, and without a listener
 //! the kernel refuses it. So a dead agent opens nothing.
-use crate::{PortList, divert::is_divert_port, lists};
+use crate::{PortList, addr::IpKey, divert::is_divert_port, lists};
 
 /// A pod's entry in the `ADDRESSES` map.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -25,6 +25,8 @@ pub enum SteerVerdict {
     Agent(u32),
     /// Whoever the application has listening.
     Pass,
+    /// Nobody: the peer gets a reset.
+    Refuse,
 }
 
 /// What one of the agent's listeners is for.
@@ -61,6 +63,13 @@ impl PodSteer {
     }
 }
 
+/// Decides one connection to an address of an enrolled pod that its workload doesn't list, such as a link-local one.
+pub fn decide_unlisted(local: &IpKey, remote: &IpKey, strict: bool) -> SteerVerdict {
+    let stays_in_pod = local.is_loopback() || local == remote;
+    // Without its pod's number no listener can be named; the agent could not tell whose it is either.
+    if stays_in_pod || !strict { SteerVerdict::Pass } else { SteerVerdict::Refuse }
+}
+
 const _: () = assert!(size_of::<PodSteer>() == 48 && align_of::<PodSteer>() == 8);
 
 #[cfg(test)]
@@ -85,6 +94,18 @@ mod tests {
         assert_eq!(pod().decide(DIVERT_FIRST_PORT + 5, true, false), SteerVerdict::Agent(14));
         assert_eq!(pod().decide(DIVERT_FIRST_PORT + 5, true, true), SteerVerdict::Agent(15));
         assert_eq!(pod().decide(80, true, false), SteerVerdict::Pass);
+    }
+
+    #[test]
+    fn an_address_that_the_workload_does_not_list_is_closed_in_strict_mode() {
+        let key = |text: &str| IpKey::from(text.parse::<core::net::IpAddr>().unwrap());
+        let decide = |local: &str, remote: &str, strict| decide_unlisted(&key(local), &key(remote), strict);
+        assert_eq!(decide("fe80::2", "fe80::1", true), SteerVerdict::Refuse);
+        assert_eq!(decide("10.9.9.9", "10.1.0.2", true), SteerVerdict::Refuse);
+        assert_eq!(decide("10.9.9.9", "10.1.0.2", false), SteerVerdict::Pass);
+        assert_eq!(decide("127.0.0.1", "127.0.0.1", true), SteerVerdict::Pass);
+        assert_eq!(decide("::1", "::1", true), SteerVerdict::Pass);
+        assert_eq!(decide("fe80::2", "fe80::2", true), SteerVerdict::Pass);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! One node's agent, driven and observed from outside: signals, admin address, access log, metrics.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -16,6 +15,9 @@ use crate::world::Node;
 
 /// Each node has its own loopback, so all agents can have the same port.
 pub(crate) const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
+
+/// The agent's least privilege, in setpriv's form; the README has the list.
+const CAPABILITIES: &str = ",+bpf,+net_admin,+sys_admin,+net_bind_service";
 
 /// How much of a log an error quotes.
 const QUOTED_LINES: usize = 30;
@@ -81,7 +83,9 @@ impl Agent {
     }
 
     fn spawn(&mut self) -> Result<()> {
-        let mut command = self.place.command(&self.binary);
+        // Every test runs with what the README says that the agent needs, and nothing more.
+        let mut command = self.place.command("setpriv");
+        command.arg(format!("--bounding-set=-all{CAPABILITIES}")).arg(&self.binary);
         command.arg("run").arg("--config").arg(&self.config).args(["--node", &self.node]);
         command.arg("--cgroup-root").arg(&self.cgroup_root).arg("--bpffs").arg(&self.bpffs);
         command.args(["--admin", &ADMIN.to_string(), "--log-format", "json"]);
@@ -150,6 +154,15 @@ impl Agent {
         self.quoting(found)
     }
 
+    /// Waits for a line of its log.
+    pub fn wait_log(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let found = wait_until(LIMIT, what, || {
+            let text = std::fs::read(&self.log).with_context(|| format!("read {}", self.log.display()))?;
+            Ok(whole_lines(&String::from_utf8_lossy(&text)).any(&wanted).then_some(()))
+        });
+        self.quoting(found)
+    }
+
     /// Its metrics as text.
     pub fn metrics(&self) -> Result<String> {
         Ok(metrics::get(&self.place.netns, ADMIN, "/metrics")?.body)
@@ -158,11 +171,6 @@ impl Agent {
     /// The sum of the samples of a metric that carry all of `labels`.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
         Ok(metrics::sum(&self.metrics()?, name, labels))
-    }
-
-    /// The samples of a metric by one of its labels.
-    pub fn metric_by(&self, name: &str, label: &str) -> Result<BTreeMap<String, f64>> {
-        Ok(metrics::by_label(&self.metrics()?, name, label))
     }
 
     /// Adds the end of its log to an error.

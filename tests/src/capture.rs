@@ -57,8 +57,9 @@ impl Capture {
     /// Records `interface` in the first of two namespaces; probes run between the given addresses.
     pub fn start(ends: [(&Netns, IpAddr); 2], interface: &'static str) -> Result<Self> {
         let ends = ends.map(|(netns, address)| (netns.clone(), address));
-        let counted_before = count_frames(&ends[0].0, interface)?;
         let socket = ends[0].0.enter(|| open(interface))?;
+        // After opening: a frame that comes in between is seen and not counted.
+        let counted_before = count_frames(&ends[0].0, interface)?;
         let frames = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result};
 
 use crate::mesh::Mode;
 use crate::stage::{self, Stage};
+use crate::wait::{LIMIT, wait_until};
 use crate::world::leftovers;
 use application::Application;
 use story::Story;
@@ -58,9 +59,14 @@ fn play(story: &mut Story, agent_bin: &Path, options: DemoOptions) -> Result<()>
     story.chapter("Cleaning up")?;
     drop(application);
     stage.remove()?;
+    let mut left = Vec::new();
     story.claim("nothing is left: no namespace, cgroup, pin, process or file", || {
-        let left = leftovers(&name)?;
-        anyhow::ensure!(left.is_empty(), "{left:?}");
+        // Killed processes whose parent was killed too wait for init to reap them.
+        wait_until(LIMIT, "removing everything", || {
+            left = leftovers(&name)?;
+            Ok(left.is_empty().then_some(()))
+        })
+        .with_context(|| format!("{left:?}"))?;
         Ok(String::new())
     })
 }

@@ -1,6 +1,5 @@
 //! Reads the Prometheus text that an agent serves.
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -41,17 +40,6 @@ pub fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
     let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
     let matching = samples(text, name).filter(|(found, _)| wanted.iter().all(|label| found.contains(&label.as_str())));
     matching.map(|(_, value)| value).sum()
-}
-
-/// The samples of `name`, added up by the value of `label`.
-pub fn by_label(text: &str, name: &str, label: &str) -> BTreeMap<String, f64> {
-    let mut sums = BTreeMap::new();
-    for (labels, value) in samples(text, name) {
-        let found = labels.iter().find_map(|found| found.strip_prefix(label)?.strip_prefix('='));
-        let key = found.unwrap_or_default().trim_matches('"').to_owned();
-        *sums.entry(key).or_default() += value;
-    }
-    sums
 }
 
 /// The samples of `name`, each as its labels and its value.

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
 
@@ -13,18 +15,21 @@ use crate::world::{Pod, World};
 /// What tells mesh TLS from an application's own.
 pub const ALPN: &str = "hauberk/1";
 
-/// Says one line once connected and then keeps the connection until it is killed.
-const CLIENT: &str = r#"(cat "$1"; shift; exec cat) | { shift; exec openssl s_client "$@" 2>&1; }"#;
-
-/// A client in `pod` with `svid` that says `line` to `to`; its output has the answer.
+/// A client in `pod` with `svid` that says `line` to `to` and keeps the connection; its output has the answer.
 pub fn client(world: &World, pod: &Pod, svid: &SvidFiles, to: SocketAddr, line: &str) -> Result<Process> {
-    let file = world.directory().join(format!("line-{}", to.is_ipv6()));
-    std::fs::write(&file, format!("{line}\n")).context("write the line")?;
-    let mut command = pod.command("sh");
-    command.args(["-c", CLIENT, "sh"]).arg(&file).args(["-connect", &to.to_string(), "-tls1_3", "-ign_eof"]);
-    command.args(["-alpn", ALPN, "-verify_return_error", "-nocommands"]);
+    let mut command = pod.command("openssl");
+    command.args(["s_client", "-connect", &to.to_string(), "-tls1_3", "-alpn", ALPN, "-verify_return_error"]);
     with_svid(&mut command, svid);
-    pod.spawn(command.stdin(File::open("/dev/null")?))
+    say(world, pod, &mut command, line)
+}
+
+/// Starts an `openssl s_client` that says `line` once connected and keeps the connection until it is killed.
+pub fn say(world: &World, pod: &Pod, command: &mut Command, line: &str) -> Result<Process> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let path = world.directory().join(format!("line-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    std::fs::write(&path, format!("{line}\n")).context("write the line")?;
+    // The line may begin with a letter that is a command.
+    pod.spawn(command.args(["-ign_eof", "-nocommands"]).stdin(File::open(&path)?))
 }
 
 /// A server in `pod` with `svid` that tells every handshake message; it reverses lines.
@@ -47,6 +52,6 @@ pub fn spiffe_id_of(pod: &Pod, certificate: &Path) -> Result<String> {
     id.map(str::to_owned).with_context(|| format!("a certificate without a URI: {text}"))
 }
 
-fn with_svid(command: &mut std::process::Command, svid: &SvidFiles) {
+fn with_svid(command: &mut Command, svid: &SvidFiles) {
     command.arg("-cert").arg(&svid.certificate).arg("-key").arg(&svid.key).arg("-CAfile").arg(&svid.bundle);
 }

@@ -5,6 +5,7 @@ use mesh_tests::app::{ANSWER, GREETING};
 use mesh_tests::capture::Capture;
 use mesh_tests::claims;
 use mesh_tests::mesh::{Mesh, Mode};
+use mesh_tests::openssl;
 use mesh_tests::stage::{MARKER, PORT, Stage};
 use mesh_tests::world::{Exclusions, Family, Pod, PodSpec, ServerKind, World};
 
@@ -63,11 +64,10 @@ fn permissive_hands_an_applications_own_tls_through() -> Result<()> {
     serve.args(["s_server", "-accept", "8443", "-rev", "-tls1_3", "-cert"]).arg(&svid.certificate);
     let mut serving = server.spawn(serve.arg("-key").arg(&svid.key))?;
     serving.wait_line("openssl listens", |line| line.contains("ACCEPT"))?;
-    let mut call = world.pod("outsider").command("sh");
-    let to = world.address("server", Family::V4, 8443).to_string();
-    let script = r#"{ echo 0123456789; cat; } | openssl s_client -connect "$1" -quiet -ign_eof 2>&1"#;
-    call.args(["-c", script, "sh", &to]);
-    let mut calling = world.pod("outsider").spawn(&mut call)?;
+    let outsider = world.pod("outsider");
+    let mut call = outsider.command("openssl");
+    call.args(["s_client", "-connect", &world.address("server", Family::V4, 8443).to_string()]);
+    let mut calling = openssl::say(&world, outsider, &mut call, "0123456789")?;
     calling.wait_line("openssl's answer", |line| line.contains("9876543210"))?;
     Ok(())
 }

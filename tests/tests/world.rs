@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use mesh_tests::app::ANSWER;
+use mesh_tests::openssl;
 use mesh_tests::world::{Family, PodSpec, ServerKind, World, leftovers};
 
 const PORT: u16 = 6379;
@@ -67,14 +68,11 @@ fn the_capture_knows_tls_when_it_sees_it() -> Result<()> {
         let mut serving = server.spawn(serve.arg("-key").arg(&key).arg("-cert").arg(&certificate))?;
         serving.wait_line("openssl listens", |line| line.contains("ACCEPT"))?;
         let to = world.address("server", Family::V4, PORT);
-        let line = world.directory().join("line");
-        std::fs::write(&line, format!("{MARKER}\n"))?;
-        let mut call = world.pod("client").command("sh");
-        let script = "(cat \"$1\"; exec cat) | openssl s_client -connect \"$2\" -quiet -ign_eof 2>&1";
-        call.args(["-c", script, "sh"]).arg(&line).arg(to.to_string());
-        call.stdin(std::fs::File::open("/dev/null")?);
         let reversed: String = MARKER.chars().rev().collect();
-        let mut calling = world.pod("client").spawn(&mut call)?;
+        let client = world.pod("client");
+        let mut call = client.command("openssl");
+        call.args(["s_client", "-connect", &to.to_string()]);
+        let mut calling = openssl::say(&world, client, &mut call, MARKER)?;
         calling.wait_line("openssl answers", |line| line.contains(&reversed))?;
         let trace = capture.trace()?;
         assert!(!trace.contains(MARKER));

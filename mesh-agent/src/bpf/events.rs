@@ -80,7 +80,7 @@ mod tests {
         record[16 + 32..16 + 34].copy_from_slice(&80_u16.to_ne_bytes());
         record[16 + 48..16 + 52].copy_from_slice(b"curl");
         let denial = parse(&record).unwrap();
-        assert_eq!((denial.reason, denial.netns), ("connect_refused", 9));
+        assert_eq!((denial.reason, denial.netns), ("connect_no_address", 9));
         assert_eq!(denial.destination.to_string(), "10.1.2.3:80");
         assert_eq!(denial.comm, "curl");
         assert_eq!(parse(&record[..40]), None);

@@ -117,11 +117,20 @@ impl Maps {
         Counter::ALL.into_iter().map(|(counter, label)| (label, total(counter))).collect()
     }
 
+    /// Says whether the mesh is strict.
+    pub fn set_strict(&self, strict: bool) -> Result<(), BpfError> {
+        self.change_settings(|settings| settings.strict = u32::from(strict))
+    }
+
     fn add_level(&self, level: u32) -> Result<(), BpfError> {
-        let mut settings = lock(&self.settings);
-        let mut now = settings.get(&0, 0).map_err(in_map(names::SETTINGS))?;
-        now.pod_levels |= 1_u32.checked_shl(level).unwrap_or(0);
-        settings.set(0, now, 0).map_err(in_map(names::SETTINGS))
+        self.change_settings(|settings| settings.pod_levels |= 1_u32.checked_shl(level).unwrap_or(0))
+    }
+
+    fn change_settings(&self, change: impl FnOnce(&mut Settings)) -> Result<(), BpfError> {
+        let mut map = lock(&self.settings);
+        let mut settings = map.get(&0, 0).map_err(in_map(names::SETTINGS))?;
+        change(&mut settings);
+        map.set(0, settings, 0).map_err(in_map(names::SETTINGS))
     }
 }
 

@@ -3,7 +3,9 @@
 //! Maps live in a folder named by the ABI, so that an agent with another layout never writes into them; links live beside
 //! it and are updated in place, so that no moment is without a program.
 
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -91,12 +93,11 @@ impl Kernel {
             return Err(BpfError::Stub);
         }
         let (map_pins, links) = (bpffs.join(format!("v{ABI_VERSION}")), bpffs.join("links"));
+        check_bpffs(bpffs)?;
         for directory in [&map_pins, &links] {
-            std::fs::create_dir_all(directory).map_err(pin_error("create", directory))?;
-        }
-        let kind = rustix::fs::statfs(bpffs).map_err(|errno| pin_error("read", bpffs)(errno.into()))?.f_type;
-        if u64::try_from(kind).is_ok_and(|kind| kind & 0xffff_ffff != BPF_FS_MAGIC) {
-            return Err(BpfError::NotBpffs(bpffs.to_owned()));
+            // Who can open a pinned map can write into it: nobody but root.
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            made.map_err(pin_error("create", directory))?;
         }
         let mut loader = EbpfLoader::new();
         for name in names::MAPS {
@@ -129,6 +130,16 @@ impl Kernel {
             std::fs::remove_dir_all(&directory).map_err(pin_error("remove", &directory))?;
         }
         Ok(())
+    }
+}
+
+/// Looks at the nearest directory that exists, so that nothing is made on a disk.
+fn check_bpffs(bpffs: &Path) -> Result<(), BpfError> {
+    let existing = bpffs.ancestors().find(|path| path.exists()).unwrap_or(bpffs);
+    let kind = rustix::fs::statfs(existing).map_err(|errno| pin_error("read", existing)(errno.into()))?.f_type;
+    match u64::try_from(kind) {
+        Ok(kind) if kind & 0xffff_ffff == BPF_FS_MAGIC => Ok(()),
+        _ => Err(BpfError::NotBpffs(bpffs.to_owned())),
     }
 }
 

@@ -60,6 +60,11 @@ impl<I: Issuer> SvidManager<I> {
         self.issuer.trust_bundle()
     }
 
+    /// When the first SVID expires; `None` without any.
+    pub fn next_expiry(&self) -> Option<SystemTime> {
+        self.entries().values().map(|entry| entry.svid.borrow().not_after).min()
+    }
+
     /// Rotates SVIDs when they are due, for ever.
     pub async fn run(&self) {
         loop {

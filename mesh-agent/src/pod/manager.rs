@@ -9,6 +9,7 @@ use super::enrol::{self, Enrolled, PodError};
 use super::numbers::Numbers;
 use crate::bpf::{BpfError, Kernel, Maps};
 use crate::identity::{LocalCa, SvidManager};
+use crate::model::mesh::MtlsMode;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -33,11 +34,13 @@ impl Readiness {
         all.iter().filter_map(|(uid, why)| Some((uid.clone(), why.clone()?))).collect()
     }
 
-    fn set(&self, uid: &WorkloadUid, why_not: Option<String>, metrics: &Metrics) {
+    /// Returns whether this is news.
+    fn set(&self, uid: &WorkloadUid, why_not: Option<String>, metrics: &Metrics) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(uid.clone(), why_not);
+        let before = all.insert(uid.clone(), why_not.clone());
         let pending = all.values().flatten().count();
         metrics.workloads(all.len() - pending, pending);
+        before != Some(why_not)
     }
 }
 
@@ -69,6 +72,7 @@ impl<S: Fn(Enrolled)> PodManager<S> {
         let mut numbers = Numbers::restored(left.iter().map(|(cookie, pod)| (*cookie, pod.pod)));
         let state = self.store.snapshot();
         let mut waiting: Vec<Arc<Workload>> = state.on_node(&self.node).cloned().collect();
+        maps.set_strict(state.mesh().mode == MtlsMode::Strict)?;
         maps.set_destinations(state.diverted())?;
         let mut served = Vec::new();
         loop {
@@ -82,8 +86,9 @@ impl<S: Fn(Enrolled)> PodManager<S> {
                     }
                     Err(error) => {
                         let why = chain(&error);
-                        tracing::warn!(workload = %workload.uid, error = why, "workload not enrolled");
-                        self.readiness.set(&workload.uid, Some(why), &self.metrics);
+                        if self.readiness.set(&workload.uid, Some(why.clone()), &self.metrics) {
+                            tracing::warn!(workload = %workload.uid, error = why, "workload not enrolled");
+                        }
                         later.push(workload);
                     }
                 }

@@ -3,20 +3,18 @@
 //! Label values come from the code, never from the network: their number is bounded.
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::access::Direction;
-
-type Seconds = Gauge<f64, AtomicU64>;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct DirectionLabel {
@@ -58,12 +56,11 @@ pub struct Metrics {
     source_ports: Counter,
     enrolled: Gauge,
     pending: Gauge,
-    next_expiry: Seconds,
 }
 
 impl Metrics {
-    /// Makes and registers all metrics; `kernel` reads the kernel's counters by reason at each scrape.
-    pub fn new(kernel: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) -> Self {
+    /// Makes and registers all metrics.
+    pub fn new(views: Views) -> Self {
         // 0.5 ms to 8 s: a handshake takes about one of the former, and its deadline is 10 s.
         let buckets: fn() -> Histogram = || Histogram::new(exponential_buckets(0.0005, 2.0, 15));
         let mut metrics = Self {
@@ -76,13 +73,12 @@ impl Metrics {
             source_ports: Counter::default(),
             enrolled: Gauge::default(),
             pending: Gauge::default(),
-            next_expiry: Seconds::default(),
         };
-        metrics.register(kernel);
+        metrics.register(views);
         metrics
     }
 
-    fn register(&mut self, kernel: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
+    fn register(&mut self, views: Views) {
         let registry = self.registry.sub_registry_with_prefix("mesh");
         registry.register("connections_opened", "Connections accepted from pods or peers", self.opened.clone());
         registry.register("connections_closed", "Connections that ended, with how and why", self.closed.clone());
@@ -95,9 +91,7 @@ impl Metrics {
         registry.register("source_ports_changed", help, self.source_ports.clone());
         registry.register("workloads_enrolled", "Workloads of this node that are in the mesh", self.enrolled.clone());
         registry.register("workloads_pending", "Workloads of this node that wait to be enrolled", self.pending.clone());
-        let help = "When the first of this node's SVIDs expires, in Unix time";
-        registry.register_with_unit("svid_expiry_timestamp", help, Unit::Seconds, self.next_expiry.clone());
-        registry.register_collector(Box::new(KernelCounters(Box::new(kernel))));
+        registry.register_collector(Box::new(views));
     }
 
     /// The text exposition format.
@@ -140,11 +134,6 @@ impl Metrics {
         self.enrolled.set(gauge(enrolled));
         self.pending.set(gauge(pending));
     }
-
-    /// Sets when the first SVID expires, in seconds of Unix time.
-    pub fn next_expiry(&self, unix_seconds: f64) {
-        self.next_expiry.set(unix_seconds);
-    }
 }
 
 /// Holds a connection's place in the gauge of active ones.
@@ -156,23 +145,32 @@ impl Drop for ActiveGuard {
     }
 }
 
-struct KernelCounters(Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>);
+/// What is read at each scrape instead of being counted here.
+pub struct Views {
+    /// What the kernel programs did, by reason.
+    pub kernel: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    /// When the first of the node's SVIDs expires; `None` without any.
+    pub next_expiry: Box<dyn Fn() -> Option<SystemTime> + Send + Sync>,
+}
 
-impl fmt::Debug for KernelCounters {
+impl fmt::Debug for Views {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KernelCounters")
+        f.write_str("Views")
     }
 }
 
-impl Collector for KernelCounters {
+impl Collector for Views {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let help = "What the kernel programs did, by reason";
-        let mut family =
-            encoder.encode_descriptor("kernel_events", help, None, prometheus_client::metrics::MetricType::Counter)?;
-        for (reason, value) in (self.0)() {
+        let mut family = encoder.encode_descriptor("kernel_events", help, None, MetricType::Counter)?;
+        for (reason, value) in (self.kernel)() {
             ConstCounter::new(value).encode(family.encode_family(&[("reason", reason)])?)?;
         }
-        Ok(())
+        let Some(expiry) = (self.next_expiry)() else { return Ok(()) };
+        let help = "When the first of this node's SVIDs expires, in Unix time";
+        let gauge =
+            encoder.encode_descriptor("svid_expiry_timestamp", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        ConstGauge::new(expiry.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()).encode(gauge)
     }
 }
 
@@ -182,7 +180,10 @@ mod tests {
 
     #[test]
     fn a_scrape_shows_every_family_with_its_unit() {
-        let metrics = Metrics::new(|| vec![("connect_refused", 3)]);
+        let metrics = Metrics::new(Views {
+            kernel: Box::new(|| vec![("connect_refused", 3)]),
+            next_expiry: Box::new(|| Some(UNIX_EPOCH + Duration::from_secs(5))),
+        });
         let active = metrics.opened(Direction::Inbound);
         metrics.handshake(Direction::Inbound, Duration::from_millis(2));
         metrics.closed(&Closed {
@@ -201,6 +202,7 @@ mod tests {
             "mesh_relayed_bytes_total{direction=\"inbound\",flow=\"received\"} 7",
             "mesh_handshake_seconds_count{direction=\"inbound\"} 1",
             "mesh_kernel_events_total{reason=\"connect_refused\"} 3",
+            "mesh_svid_expiry_timestamp_seconds 5",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -46,8 +46,8 @@ fn from_pod<const V6: bool>(call: &Connect<'_, V6>, pod: &'static mesh_common::d
             maps::count(Counter::ConnectPassed);
             ALLOW
         }
-        ConnectVerdict::Refuse => {
-            call.report(Counter::ConnectRefused, call.attest(pod.pod));
+        ConnectVerdict::Refuse(reason) => {
+            call.report(reason, call.attest(pod.pod));
             REFUSE
         }
     }
@@ -59,6 +59,6 @@ fn from_elsewhere<const V6: bool>(call: &Connect<'_, V6>) -> i32 {
     if !ctx::in_pod_cgroup() || maps::destination(&call.address(), None) != Destination::Mesh {
         return ALLOW;
     }
-    call.report(Counter::ConnectRefused, call.attest(u32::MAX));
+    call.report(Counter::ConnectUnattested, call.attest(u32::MAX));
     REFUSE
 }

@@ -147,6 +147,12 @@ pub fn pod_levels() -> u32 {
     SETTINGS.get(0).map_or(0, |settings| settings.pod_levels)
 }
 
+/// Whether the mesh is strict; also while the agent has not said so.
+#[inline(always)]
+pub fn is_strict() -> bool {
+    SETTINGS.get(0).is_none_or(|settings| settings.strict != 0)
+}
+
 /// Counts one event.
 #[inline(always)]
 pub fn count(counter: Counter) {
