@@ -9,8 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use divan::Bencher;
 use mesh_agent::config::{SourceFile, parse};
-use mesh_agent::state::MeshState;
-use mesh_agent::state::route::{Route, route};
+use mesh_agent::state::{MeshState, Route, route};
 use mesh_common::addr::IpKey;
 use mesh_common::divert::{Destination, PodDivert};
 use mesh_common::packet::{self, PacketBytes};
