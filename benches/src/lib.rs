@@ -1,1 +1,17 @@
-//! Micro-benchmarks of the pure rules.
+//! What the mesh costs, measured beside no mesh and beside a peer: `cargo xtask bench`.
+//!
+//! Every mode has a world of its own (`bed`), and they take turns, one measurement at a time: what disturbs the machine
+//! disturbs all of them. `noise` says when that was too much. The micro-benchmarks of the pure rules are in `benches/`.
+#![forbid(unsafe_code)]
+
+mod bed;
+mod haproxy;
+pub mod load;
+mod noise;
+mod plan;
+mod report;
+mod run;
+mod table;
+mod usage;
+
+pub use run::{BenchOptions, run};

@@ -1,5 +1,7 @@
 //! The binary as an operator meets it: exit codes, and what it says of a broken configuration. Needs no privilege.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests, outside of a #[test] function")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

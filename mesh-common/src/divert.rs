@@ -108,8 +108,8 @@ pub const fn is_divert_port(port: u16) -> bool {
 fn spread(destination: &IpKey, port: u16) -> u16 {
     let [a, b, c, d] = destination.words();
     let mixed = (a ^ b ^ c ^ u32::from_be(d) ^ u32::from(port)).wrapping_mul(0x9E37_79B1);
-    let bucket = (mixed >> 26) as u16;
-    bucket
+    // Six bits are left.
+    (mixed >> 26) as u16
 }
 
 // A layout change must fail the build of both sides, not a running node.

@@ -16,6 +16,9 @@ use crate::world::Node;
 /// Each node has its own loopback, so all agents can have the same port.
 pub(crate) const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
 
+/// The agent's least privilege, in setpriv's form; the README has the list.
+const CAPABILITIES: &str = ",+bpf,+net_admin,+sys_admin,+net_bind_service";
+
 /// How much of a log an error quotes.
 const QUOTED_LINES: usize = 30;
 
@@ -80,7 +83,9 @@ impl Agent {
     }
 
     fn spawn(&mut self) -> Result<()> {
-        let mut command = self.place.command(&self.binary);
+        // Every test runs with what the README says that the agent needs, and nothing more.
+        let mut command = self.place.command("setpriv");
+        command.arg(format!("--bounding-set=-all{CAPABILITIES}")).arg(&self.binary);
         command.arg("run").arg("--config").arg(&self.config).args(["--node", &self.node]);
         command.arg("--cgroup-root").arg(&self.cgroup_root).arg("--bpffs").arg(&self.bpffs);
         command.args(["--admin", &ADMIN.to_string(), "--log-format", "json"]);

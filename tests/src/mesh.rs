@@ -32,9 +32,16 @@ pub struct Setup<'w> {
     mode: Mode,
     accounts: Vec<(String, String, String)>,
     omitted: Vec<(String, String)>,
+    key_exchange: Option<String>,
 }
 
 impl Setup<'_> {
+    /// Allows this key exchange group only, by its IANA name.
+    pub fn key_exchange(mut self, group: &str) -> Self {
+        self.key_exchange = Some(group.to_owned());
+        self
+    }
+
     /// Lets `node` believe that `pod` runs as `account`.
     pub fn account_seen_by(mut self, node: &str, pod: &str, account: &str) -> Self {
         self.accounts.push((node.to_owned(), pod.to_owned(), account.to_owned()));
@@ -80,6 +87,7 @@ impl Setup<'_> {
             Mode::Permissive => "PERMISSIVE",
             Mode::Strict => "STRICT",
         };
+        let tls = self.key_exchange.iter().map(|group| format!("  tls:\n    keyExchange: [{group}]\n"));
         format!(
             "apiVersion: mesh.hauberk.dev/v1alpha1\n\
              kind: Mesh\n\
@@ -88,10 +96,11 @@ impl Setup<'_> {
                trustDomain: {TRUST_DOMAIN}\n  \
                mtls:\n    mode: {mode}\n  \
                podRanges: [\"{}\"]\n  \
-               issuer:\n    embedded:\n      certificate: {}\n      key: {}\n",
+               issuer:\n    embedded:\n      certificate: {}\n      key: {}\n{}",
             POD_RANGES.join("\", \""),
             ca.join("ca.crt").display(),
             ca.join("ca.key").display(),
+            tls.collect::<String>(),
         )
     }
 
@@ -147,7 +156,8 @@ pub struct SvidFiles {
 impl Mesh {
     /// Describes a mesh of `agent_bin` on `world`.
     pub fn setup<'w>(world: &'w World, agent_bin: &Path, mode: Mode) -> Setup<'w> {
-        Setup { world, agent_bin: agent_bin.to_owned(), mode, accounts: Vec::new(), omitted: Vec::new() }
+        let (accounts, omitted) = (Vec::new(), Vec::new());
+        Setup { world, agent_bin: agent_bin.to_owned(), mode, accounts, omitted, key_exchange: None }
     }
 
     /// Starts the mesh of the agent that MESH_AGENT_BIN names.

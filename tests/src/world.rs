@@ -10,7 +10,7 @@ mod pod;
 mod server;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -53,6 +53,7 @@ impl fmt::Display for Family {
 pub struct Node {
     name: String,
     place: Place,
+    address: IpAddr,
     cgroup_root: PathBuf,
     bpffs: PathBuf,
 }
@@ -66,6 +67,11 @@ impl Node {
     /// Where its agent runs: the node's namespace, and a cgroup below `cgroup_root`.
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Its own IPv4 address, on the wire.
+    pub fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// The cgroup that holds the agent and the node's pods.
@@ -163,8 +169,8 @@ impl World {
 
     /// Starts to record what passes between the nodes.
     pub fn capture(&self) -> Result<Capture> {
-        let [first, second] = [0, 1].map(|index| layout::wire_address(index, Family::V4));
-        Capture::start([(&self.nodes[0].place.netns, first), (&self.nodes[1].place.netns, second)], WIRE)
+        let [first, second] = [0, 1].map(|index| (&self.nodes[index].place.netns, self.nodes[index].address));
+        Capture::start([first, second], WIRE)
     }
 
     /// Removes everything and says what could not be removed; dropping the world does the same, silently.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod bench;
 mod build;
 mod ci;
 mod demo;
@@ -22,6 +23,7 @@ mod workspace;
 #[derive(Parser)]
 #[command(name = "cargo xtask", disable_help_subcommand = true)]
 enum Command {
+    Bench(bench::Options),
     Build(build::Options),
     Ci(ci::Options),
     Demo(demo::Options),
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
 impl Command {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Bench(options) => options.run(),
             Self::Build(options) => options.run(),
             Self::Ci(options) => options.run(),
             Self::Demo(options) => options.run(),

@@ -1,6 +1,6 @@
 //! Finds what this machine lacks to build, test and show the mesh, and installs it where it may.
 //!
-//! `build`, `test` and `demo` call this first, so a fresh clone needs no list of things to do. Where it may not install,
+//! `build`, `test`, `demo` and `bench` call this first, so a fresh clone needs no list of things to do. Where it may not install,
 //! it fails with the exact commands.
 use std::process::{Command, ExitCode};
 
@@ -16,7 +16,7 @@ pub(crate) mod tools;
 
 mod debian;
 
-use tools::{BUILD_TOOLS, RUN_TOOLS, Tool};
+use tools::{BENCH_TOOLS, BUILD_TOOLS, RUN_TOOLS, Tool};
 
 /// Install what the build, the tests and the demo need
 #[derive(clap::Args)]
@@ -29,6 +29,8 @@ pub(crate) enum Purpose {
     Build,
     /// Also run the native tests or the demo.
     Run,
+    /// Also run the bench.
+    Bench,
 }
 
 impl Options {
@@ -63,8 +65,11 @@ pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
 fn missing_tools(purpose: Purpose) -> Vec<&'static Tool> {
     let find = |program: &str| find_program(program).is_some();
     let mut missing = tools::missing(&BUILD_TOOLS, find);
-    if purpose == Purpose::Run {
+    if purpose != Purpose::Build {
         missing.extend(tools::missing(&RUN_TOOLS, find));
+    }
+    if purpose == Purpose::Bench {
+        missing.extend(tools::missing(&BENCH_TOOLS, find));
     }
     missing
 }

@@ -118,7 +118,8 @@ fn make_node(world: &World, cgroup: &Path, index: u8, name: &str) -> Result<Node
     make_directory(&bpffs)?;
     let place = Place { netns, cgroup: agent, logs: world.directory.clone() };
     debug_assert_eq!(usize::from(index), world.nodes.len(), "nodes are made in order");
-    Ok(Node { name: name.to_owned(), place, cgroup_root, bpffs })
+    let address = layout::wire_address(index, Family::V4);
+    Ok(Node { name: name.to_owned(), place, address, cgroup_root, bpffs })
 }
 
 /// Joins two nodes by the wire and routes each other's pods over it.

@@ -1,4 +1,4 @@
-//! Which programs the build, the native tests and the demo start, and what each is for. The one list of them.
+//! Which programs the build, the native tests, the demo and the bench start, and what each is for. The one list of them.
 
 /// A program that must be there.
 pub(crate) struct Tool {
@@ -32,6 +32,9 @@ pub(crate) const RUN_TOOLS: [Tool; 9] = [
     tool("redis-cli", "redis-tools", "a client that knows nothing of the mesh"),
     tool("redis-server", "redis-server", "a server that knows nothing of the mesh"),
 ];
+
+/// What the bench runs besides, and nothing else needs: `setup` leaves it to the bench.
+pub(crate) const BENCH_TOOLS: [Tool; 1] = [tool("haproxy", "haproxy", "the proxy that the mesh is measured against")];
 
 /// The tools that `find` does not find.
 pub(crate) fn missing(tools: &[Tool], find: impl Fn(&str) -> bool) -> Vec<&Tool> {

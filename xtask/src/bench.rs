@@ -1,0 +1,80 @@
+//! What the mesh costs, side by side with no mesh and with a pair of haproxy, between two nodes on this machine.
+//!
+//! The bench itself is in `mesh_benches`; this builds what it measures, with optimisations.
+use std::{
+    path::PathBuf,
+    process::{ExitCode, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use mesh_benches::BenchOptions;
+use serde_json::Value;
+
+use crate::{
+    build,
+    process::say,
+    setup::{self, Purpose},
+    workspace,
+};
+
+/// The load generator.
+const LOAD: &str = "mesh-bench-load";
+
+/// Measure the mesh beside no mesh and beside a pair of haproxy
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// How often every mode is measured
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// For how long each time
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// One short round: shows that the bench works, and little else
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    quick: bool,
+    /// Write the lines of JSON to this file instead of standard output
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+impl Options {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        setup::ensure(Purpose::Bench)?;
+        let built = build::build(true)?;
+        let load = build_load()?;
+        let (rounds, seconds) = if self.quick { (1, 0.5) } else { (self.rounds, self.seconds) };
+        mesh_benches::run(&built.agent, &load, &BenchOptions { rounds, seconds, json: self.json.clone() })
+    }
+}
+
+/// Builds the load generator, whatever profile this program has: an unoptimised one would measure itself.
+fn build_load() -> Result<PathBuf> {
+    let mut command = workspace::cargo();
+    command.args(["build", "--quiet", "--locked", "--release", "--package", "mesh-benches", "--bin", LOAD]);
+    command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+    say(format_args!("building {LOAD}"));
+    let output = command.output().context("start cargo")?;
+    if !output.status.success() {
+        bail!("building {LOAD} failed: {}", output.status);
+    }
+    executable(&String::from_utf8(output.stdout)?).with_context(|| format!("cargo named no executable of {LOAD}"))
+}
+
+fn executable(messages: &str) -> Option<PathBuf> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    messages
+        .filter(|message| message["target"]["name"] == LOAD)
+        .find_map(|message| Some(message["executable"].as_str()?.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_says_where_the_load_generator_is() {
+        let messages = "{\"target\":{\"name\":\"mesh_benches\"},\"executable\":null}\n\
+                        {\"target\":{\"name\":\"mesh-bench-load\"},\"executable\":\"/t/release/mesh-bench-load\"}\n";
+        assert_eq!(executable(messages), Some("/t/release/mesh-bench-load".into()));
+    }
+}
