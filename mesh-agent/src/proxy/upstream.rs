@@ -13,7 +13,7 @@ use mesh_common::addr::IpKey;
 use mesh_common::conn::{SockFacts, SockKind};
 use rustix::io::Errno;
 use rustix::net::bind;
-use rustix::net::sockopt::set_tcp_nodelay;
+use rustix::net::sockopt::{set_socket_reuseaddr, set_tcp_nodelay};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::listener::PodProxy;
@@ -150,6 +150,9 @@ fn bind_source(socket: &OwnedFd, source: SocketAddr, way: SourcePort) -> io::Res
             sockopt::set_repair(socket, true)?;
             bind(socket, &source)?;
             sockopt::set_repair(socket, false)?;
+            // In TIME_WAIT this socket must not keep the application from binding its port again. (Leaving repair mode
+            // has cleared the option.)
+            set_socket_reuseaddr(socket, true)?;
         }
         SourcePort::Any => {
             sockopt::set_bind_address_no_port(socket)?;
