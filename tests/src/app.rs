@@ -18,6 +18,8 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
+use crate::demo::{self, DemoOptions};
+
 /// What a server that speaks first says.
 pub const GREETING: &str = "220 the server speaks first";
 
@@ -83,6 +85,11 @@ enum Arguments {
         #[arg(long)]
         mapped: bool,
     },
+    /// Plays the demo: for tests of the demo itself.
+    Demo {
+        #[arg(long)]
+        agent: PathBuf,
+    },
     /// Sends a SYN as a raw Ethernet frame, past the socket layer.
     PacketSyn {
         #[arg(long)]
@@ -137,7 +144,7 @@ enum Arguments {
 /// Runs the program.
 pub fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             drop(writeln!(std::io::stderr(), "{error:#}"));
             ExitCode::FAILURE
@@ -145,8 +152,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments {
+        Arguments::Demo { agent } => return demo::run(&agent, DemoOptions { check: true, keep: false }),
         Arguments::Call { to, say, greeted, mapped } => report(&client::call(to, &say, greeted, mapped)),
         Arguments::PacketSyn { from, to, gateway } => bypass::packet_syn(from, to, &gateway),
         Arguments::RawSyn { from, to } => bypass::raw_syn(from, to),
@@ -154,7 +162,8 @@ fn run(arguments: Arguments) -> Result<()> {
         Arguments::Storm { to, say, threads } => storm::run(to, &say, threads),
         Arguments::UdpCall { to, say } => udp::call(to, &say),
         Arguments::UdpServe { address, port } => udp::serve(SocketAddr::new(address, port)),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints one line at once: somebody may be waiting for it.
