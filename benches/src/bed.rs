@@ -20,6 +20,10 @@ const PORT: u16 = 7000;
 /// Connections that the server can have at once: the idle ones, those that are measured, and those that are closing.
 const SERVER_WORKERS: usize = IDLE_CONNECTIONS + 200;
 
+/// A fast client must not run out of ports: there are more of them (all above those that connects are diverted to), and
+/// those of closed connections are used again after a second.
+const PLENTY_OF_PORTS: [(&str, &str); 2] = [("ipv4/ip_local_port_range", "16384 65535"), ("ipv4/tcp_tw_reuse", "1")];
+
 /// How much longer than its measurement a client may live.
 const GRACE: Duration = Duration::from_secs(40);
 
@@ -95,8 +99,7 @@ impl Bed {
             .build()
             .context("build a world")?;
         for place in places(&world) {
-            // Ports of closed connections are used again after a second, or a fast client runs out of them.
-            place.netns.sysctl(&[("ipv4/tcp_tw_reuse", "1")])?;
+            place.netns.sysctl(&PLENTY_OF_PORTS)?;
         }
         let server = serve(&world, load)?;
         let mut to = world.address("server", Family::V4, PORT);

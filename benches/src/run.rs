@@ -29,6 +29,8 @@ pub struct BenchOptions {
     pub rounds: usize,
     /// For how long each time.
     pub seconds: f64,
+    /// Leaves out the tasks whose name does not begin so, and memory; nothing is left out if it is empty.
+    pub only: String,
     /// Where the lines of JSON go; to standard output if nowhere.
     pub json: Option<PathBuf>,
 }
@@ -44,12 +46,12 @@ pub fn run(agent: &Path, load: &Path, options: &BenchOptions) -> Result<ExitCode
     }
     let mut report = Report::default();
     let mut memory = Report::default();
-    for bed in &beds {
+    for bed in beds.iter().filter(|_| options.only.is_empty()) {
         tell(&format!("memory of {}", bed.mode))?;
         weigh(bed, &mut memory).with_context(|| format!("memory of {}", bed.mode))?;
     }
     for round in 0..options.rounds {
-        for task in TASKS {
+        for task in TASKS.into_iter().filter(|task| task.name().starts_with(&options.only)) {
             tell(&format!("round {} of {}: {}", round + 1, options.rounds, task.name()))?;
             // Another mode begins each time: none is always the one after the most busy.
             for index in 0..beds.len() {

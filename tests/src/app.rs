@@ -21,6 +21,8 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
+use crate::demo::{self, DemoOptions};
+
 pub use act::{Step, pattern_sum};
 
 /// What a server that speaks first says.
@@ -149,6 +151,11 @@ enum Arguments {
         #[arg(long)]
         count: usize,
     },
+    /// Plays the demo: for tests of the demo itself.
+    Demo {
+        #[arg(long)]
+        agent: PathBuf,
+    },
     /// Sends a SYN as a raw Ethernet frame, past the socket layer.
     PacketSyn {
         #[arg(long)]
@@ -203,7 +210,7 @@ enum Arguments {
 /// Runs the program.
 pub fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             drop(writeln!(std::io::stderr(), "{error:#}"));
             ExitCode::FAILURE
@@ -211,11 +218,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments {
         Arguments::Act { to, from, steps } => act::connect(to, from, &steps),
         Arguments::ActServe { port, steps } => act::listen(port, &steps),
         Arguments::Burst { to, count, parallel } => burst::run(&to, count, parallel),
+        Arguments::Demo { agent } => return demo::run(&agent, DemoOptions { check: true, keep: false }),
         Arguments::Call { to, say, greeted, mapped } => report(&client::call(to, &say, greeted, mapped)),
         Arguments::HalfOpen { to, count } => burst::half_open(to, count),
         Arguments::PacketSyn { from, to, gateway } => bypass::packet_syn(from, to, &gateway),
@@ -224,7 +232,8 @@ fn run(arguments: Arguments) -> Result<()> {
         Arguments::Storm { to, say, threads } => storm::run(to, &say, threads),
         Arguments::UdpCall { to, say } => udp::call(to, &say),
         Arguments::UdpServe { address, port } => udp::serve(SocketAddr::new(address, port)),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints one line at once: somebody may be waiting for it.

@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// One short round: shows that the bench works, and little else
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
+    /// Only the tasks whose name begins so, like `bulk.up` or `request.64`
+    #[arg(long, default_value = "")]
+    only: String,
     /// Write the lines of JSON to this file instead of standard output
     #[arg(long)]
     json: Option<PathBuf>,
@@ -43,7 +46,8 @@ impl Options {
         let built = build::build(true)?;
         let load = build_load()?;
         let (rounds, seconds) = if self.quick { (1, 0.5) } else { (self.rounds, self.seconds) };
-        mesh_benches::run(&built.agent, &load, &BenchOptions { rounds, seconds, json: self.json.clone() })
+        let options = BenchOptions { rounds, seconds, only: self.only.clone(), json: self.json.clone() };
+        mesh_benches::run(&built.agent, &load, &options)
     }
 }
 
