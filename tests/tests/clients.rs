@@ -29,7 +29,8 @@ def talk(port, half_close):
             return str(n)
     except OSError as error:
         return type(error).__name__
-print(talk(7400, True), talk(7401, False), talk(7402, False))
+half_close, resets, refused = map(int, sys.argv[2:])
+print(talk(half_close, True), talk(resets, False), talk(refused, False))
 "#;
 
 const GO: &str = r#"package main
@@ -66,7 +67,8 @@ func talk(port string, halfClose bool) string {
 }
 
 func main() {
-	fmt.Println(talk("7400", true), talk("7401", false), talk("7402", false))
+	ports := os.Args[2:]
+	fmt.Println(talk(ports[0], true), talk(ports[1], false), talk(ports[2], false))
 }
 "#;
 
@@ -84,9 +86,10 @@ fn python_and_go_see_what_a_network_would_show() -> Result<()> {
     let client = world.pod("client");
     for family in Family::BOTH {
         let host = world.pod("server").address(family).to_string();
+        let ports = [HALF_CLOSE, RESETS, REFUSED].map(|port| port.to_string());
         let mut python = client.command("python3");
-        seen(client, python.args(["-c", PYTHON, &host]))?;
-        seen(client, client.command(&go).arg(&host))?;
+        seen(client, python.args(["-c", PYTHON, &host]).args(&ports))?;
+        seen(client, client.command(&go).arg(&host).args(&ports))?;
     }
     Ok(())
 }
