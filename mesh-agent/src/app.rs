@@ -14,14 +14,15 @@ use crate::args::RunArgs;
 use crate::bpf::{BpfError, Kernel, Maps};
 use crate::identity::ca::CaFileError;
 use crate::identity::{LocalCa, SvidManager};
+use crate::model::budget::Budget;
 use crate::model::mesh::{IssuerSettings, Mesh};
 use crate::model::workload::NodeName;
 use crate::pod::{Enrolled, PodManager, Readiness};
-use crate::proxy::{PodProxy, Shared};
+use crate::proxy::{Drain, PodProxy, Shared};
 use crate::sources::file::{self, LoadError};
 use crate::state::MeshState;
 use crate::store;
-use crate::sys::cgroup;
+use crate::sys::{cgroup, harden};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Views;
 
@@ -64,6 +65,9 @@ pub enum RunError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The number of descriptors can't be raised.
+    #[error("raise the limit of open files")]
+    Descriptors(#[source] io::Error),
     /// Signals can't be caught.
     #[error("set up signals")]
     Signals(#[source] io::Error),
@@ -98,13 +102,14 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     }));
     let readiness = Arc::new(Readiness::waiting(state.on_node(&node)));
     let (publisher, store) = store::channel(state);
-    let shared =
-        Arc::new(Shared { store: store.clone(), maps: Arc::clone(&maps), metrics: Arc::clone(&metrics), bundle });
+    let budget = Budget::of_descriptors(harden::raise_descriptor_limit().map_err(RunError::Descriptors)?);
+    let shared = Shared::new(store.clone(), Arc::clone(&maps), Arc::clone(&metrics), bundle, budget);
+    let drain = shared.drain.clone();
     let admin =
         TcpListener::bind(args.admin).await.map_err(|source| RunError::Admin { address: args.admin, source })?;
 
     let mut tasks = JoinSet::new();
-    let pending = pending_view(Arc::clone(&readiness));
+    let pending = pending_view(Arc::clone(&readiness), drain.clone());
     let (admin_metrics, address) = (Arc::clone(&metrics), args.admin);
     tasks.spawn(async move {
         admin::serve(admin, admin_metrics, pending).await.map_err(|source| RunError::Admin { address, source })
@@ -127,20 +132,33 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     };
     tasks.spawn(async move { Ok(pods.run().await?) });
 
-    let result = wait(&mut tasks).await;
+    let limit = Duration::from_secs(args.drain_timeout);
+    let result = serve_until_signal(&mut tasks, &drain, limit).await;
     drop(publisher);
     result
 }
 
-/// Until a signal comes, or a task ends that should not.
-async fn wait(tasks: &mut JoinSet<Result<(), RunError>>) -> Result<(), RunError> {
+/// Until a signal comes and the connections have ended, or a task ends that should not.
+async fn serve_until_signal(
+    tasks: &mut JoinSet<Result<(), RunError>>,
+    drain: &Drain,
+    limit: Duration,
+) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("terminated; enrolled pods stay in the mesh and fail closed"),
-        _ = interrupt.recv() => tracing::info!("interrupted; enrolled pods stay in the mesh and fail closed"),
+    let mut next_signal = async || {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    let signal = tokio::select! {
+        signal = next_signal() => signal,
         Some(ended) = tasks.join_next() => return ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
-    }
+    };
+    tracing::info!(signal, "draining; enrolled pods stay in the mesh and fail closed");
+    let reset = drain.run(limit, next_signal()).await;
+    tracing::info!(connections.reset = reset, "drained");
     Ok(())
 }
 
@@ -148,7 +166,7 @@ fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) {
     let Enrolled { workload, number, netns, listeners, svid } = enrolled;
     let proxy = PodProxy::new(Arc::clone(shared), workload, number, netns, svid);
     for (direction, listener) in listeners {
-        drop(tokio::spawn(Arc::clone(&proxy).run(direction, listener)));
+        proxy.start(direction, listener);
     }
 }
 
@@ -168,8 +186,11 @@ fn check_placement(state: &MeshState, node: &NodeName, mount: &Path, root: &Path
     Err(RunError::Placement { own, problem })
 }
 
-fn pending_view(readiness: Arc<Readiness>) -> admin::Pending {
-    Arc::new(move || readiness.pending().into_iter().map(|(uid, why)| format!("{uid}: {why}")).collect())
+fn pending_view(readiness: Arc<Readiness>, drain: Drain) -> admin::Pending {
+    Arc::new(move || {
+        let waiting = readiness.pending().into_iter().map(|(uid, why)| format!("{uid}: {why}"));
+        drain.has_begun().then(|| "draining".to_owned()).into_iter().chain(waiting).collect()
+    })
 }
 
 async fn report_denials(maps: Arc<Maps>) -> Result<(), RunError> {

@@ -54,6 +54,9 @@ pub struct RunArgs {
     /// Address of /metrics, /readyz and /healthz.
     #[arg(long, env = "HAUBERK_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:15090")]
     pub admin: SocketAddr,
+    /// Seconds that open connections get after SIGTERM, before they are reset. A second signal ends the wait.
+    #[arg(long, env = "HAUBERK_DRAIN_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 10)]
+    pub drain_timeout: u64,
 }
 
 /// The `ca` commands.

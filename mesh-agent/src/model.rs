@@ -3,6 +3,7 @@
 //! A value here is valid by construction: parsing happened at the edge. Nothing in this module does I/O, reads a clock,
 //! logs, or knows how a value came to be.
 
+pub mod budget;
 pub mod connection;
 pub mod mesh;
 pub mod spiffe;

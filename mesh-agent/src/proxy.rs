@@ -2,12 +2,19 @@
 //!
 //! Knows nothing of how a pod was enrolled; `app` hands it listeners and the pod's facts.
 
+mod admission;
+mod carry;
 mod classify;
 mod contexts;
+mod drain;
+mod gate;
 mod inbound;
 mod listener;
 mod outbound;
 mod relay;
+mod silence;
+mod socket;
 mod upstream;
 
+pub use drain::Drain;
 pub use listener::{PodProxy, Shared};

@@ -8,3 +8,4 @@ pub mod harden;
 pub mod link;
 pub mod netns;
 pub mod sockopt;
+pub mod stream;

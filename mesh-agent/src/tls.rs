@@ -2,6 +2,7 @@
 //!
 //! Built on rustls. Where SVIDs come from is `identity`'s business, and what an identity may do is policy's.
 
+pub mod bounded;
 pub mod config;
 pub mod handshake;
 pub mod verify;

@@ -19,6 +19,8 @@ pub const LISTENERS: &str = "mesh_listeners";
 pub const SOCKETS: &str = "mesh_sockets";
 /// Facts on their way from the connecting socket to the accepted one.
 pub const PENDING: &str = "mesh_pending";
+/// Original destinations for sockets that can't hold facts: see `mesh-ebpf`'s peername.rs.
+pub const PEERS: &str = "mesh_peers";
 /// Connections that the agent is opening toward other nodes.
 pub const FLOWS: &str = "mesh_flows";
 /// Per-CPU counters by [`crate::event::Counter`].
@@ -29,8 +31,21 @@ pub const EVENTS: &str = "mesh_events";
 pub const SETTINGS: &str = "mesh_settings";
 
 /// Every map, in reading order.
-pub const MAPS: [&str; 12] =
-    [PODS, CGROUPS, ADDRESSES, DESTINATIONS, EXCLUDED, LISTENERS, SOCKETS, PENDING, FLOWS, COUNTERS, EVENTS, SETTINGS];
+pub const MAPS: [&str; 13] = [
+    PODS,
+    CGROUPS,
+    ADDRESSES,
+    DESTINATIONS,
+    EXCLUDED,
+    LISTENERS,
+    SOCKETS,
+    PENDING,
+    PEERS,
+    FLOWS,
+    COUNTERS,
+    EVENTS,
+    SETTINGS,
+];
 
 /// Diverts IPv4 connects.
 pub const CONNECT4: &str = "mesh_connect4";

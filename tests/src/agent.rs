@@ -52,12 +52,13 @@ pub struct Agent {
     bpffs: PathBuf,
     place: Place,
     log: PathBuf,
+    drain_seconds: Option<u64>,
     process: Option<Process>,
 }
 
 impl Agent {
     /// Starts the agent of `node`; returns at once.
-    pub(crate) fn start(binary: &Path, node: &Node, config: &Path) -> Result<Self> {
+    pub(crate) fn start(binary: &Path, node: &Node, config: &Path, drain_seconds: Option<u64>) -> Result<Self> {
         let mut agent = Self {
             node: node.name().to_owned(),
             binary: binary.to_owned(),
@@ -66,6 +67,7 @@ impl Agent {
             bpffs: node.bpffs().to_owned(),
             place: node.place().clone(),
             log: node.place().logs.join(format!("agent-{}.log", node.name())),
+            drain_seconds,
             process: None,
         };
         agent.spawn()?;
@@ -89,6 +91,9 @@ impl Agent {
         command.arg("run").arg("--config").arg(&self.config).args(["--node", &self.node]);
         command.arg("--cgroup-root").arg(&self.cgroup_root).arg("--bpffs").arg(&self.bpffs);
         command.args(["--admin", &ADMIN.to_string(), "--log-format", "json"]);
+        if let Some(seconds) = self.drain_seconds {
+            command.args(["--drain-timeout", &seconds.to_string()]);
+        }
         let stdout = self.log.with_extension("out");
         self.process = Some(Process::start(&mut command, stdout, self.log.clone())?);
         Ok(())
@@ -116,10 +121,28 @@ impl Agent {
 
     /// Asks it to stop and waits for its end.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.ask_to_stop()?;
+        self.wait_end()
+    }
+
+    /// Asks it to stop; returns at once.
+    pub fn ask_to_stop(&self) -> Result<()> {
+        self.process.as_ref().context("the agent was stopped")?.signal(Signal::TERM)
+    }
+
+    /// Waits for its end.
+    pub fn wait_end(&mut self) -> Result<ExitStatus> {
         let mut process = self.process.take().context("the agent was stopped")?;
-        process.signal(Signal::TERM)?;
         let ended = process.wait_exit(LIMIT);
         self.quoting(ended)
+    }
+
+    /// How much of its memory is resident, in bytes.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let id = self.id().context("the agent was stopped")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).context("read the agent's status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>().context("read VmRSS")? * 1024)
     }
 
     /// Starts it again after `kill9` or `terminate`, and waits until it is ready.

@@ -3,12 +3,15 @@
 //! A separate process, because the kernel attests the caller's cgroup and a thread can't have one of its own. The types
 //! of its reports are used on both sides.
 
+mod act;
+mod burst;
 mod bypass;
 mod client;
 mod server;
 mod storm;
 mod udp;
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -17,6 +20,9 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
+
+use crate::demo::{self, DemoOptions};
+pub use act::{Step, pattern_sum};
 
 /// What a server that speaks first says.
 pub const GREETING: &str = "220 the server speaks first";
@@ -68,8 +74,62 @@ pub struct Attempt {
     pub answered: bool,
 }
 
+/// What one step of a script came to.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Acted {
+    /// The step's name.
+    pub step: String,
+    /// Bytes that it sent.
+    pub sent: u64,
+    /// Bytes that it received.
+    pub received: u64,
+    /// The checksum of all bytes received so far.
+    pub sum: u64,
+    /// The script's own end.
+    pub local: Option<SocketAddr>,
+    /// How long it took.
+    pub ms: u64,
+    /// The error that ended the script; an orderly end of data is none.
+    pub end: Option<String>,
+}
+
+/// What came of many connections.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Burst {
+    /// Connections that got what they wanted.
+    pub answered: usize,
+    /// The others, by what went wrong.
+    pub failures: BTreeMap<String, usize>,
+    /// How long all took.
+    pub seconds: f64,
+}
+
 #[derive(Debug, Parser)]
 enum Arguments {
+    /// Connects once and follows a script (see `Step`).
+    Act {
+        #[arg(long)]
+        to: SocketAddr,
+        /// Bind this address and port.
+        #[arg(long)]
+        from: Option<SocketAddr>,
+        steps: Vec<Step>,
+    },
+    /// Follows a script on every connection.
+    ActServe {
+        #[arg(long)]
+        port: u16,
+        steps: Vec<Step>,
+    },
+    /// Makes many short connections.
+    Burst {
+        #[arg(long, required = true)]
+        to: Vec<SocketAddr>,
+        #[arg(long)]
+        count: usize,
+        #[arg(long)]
+        parallel: usize,
+    },
     /// Connects once, says a line, prints a report.
     Call {
         #[arg(long)]
@@ -82,6 +142,18 @@ enum Arguments {
         /// Use an IPv6 socket for an IPv4 address.
         #[arg(long)]
         mapped: bool,
+    },
+    /// Plays the demo: for tests of the demo itself.
+    Demo {
+        #[arg(long)]
+        agent: PathBuf,
+    },
+    /// Opens connections and says nothing.
+    HalfOpen {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        count: usize,
     },
     /// Sends a SYN as a raw Ethernet frame, past the socket layer.
     PacketSyn {
@@ -137,7 +209,7 @@ enum Arguments {
 /// Runs the program.
 pub fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             drop(writeln!(std::io::stderr(), "{error:#}"));
             ExitCode::FAILURE
@@ -145,16 +217,22 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments {
+        Arguments::Demo { agent } => return demo::run(&agent, DemoOptions { check: true, keep: false }),
+        Arguments::Act { to, from, steps } => act::connect(to, from, &steps),
+        Arguments::ActServe { port, steps } => act::listen(port, &steps),
+        Arguments::Burst { to, count, parallel } => burst::run(&to, count, parallel),
         Arguments::Call { to, say, greeted, mapped } => report(&client::call(to, &say, greeted, mapped)),
+        Arguments::HalfOpen { to, count } => burst::half_open(to, count),
         Arguments::PacketSyn { from, to, gateway } => bypass::packet_syn(from, to, &gateway),
         Arguments::RawSyn { from, to } => bypass::raw_syn(from, to),
         Arguments::Serve { port, dual_stack, greeting } => server::serve(port, dual_stack, greeting),
         Arguments::Storm { to, say, threads } => storm::run(to, &say, threads),
         Arguments::UdpCall { to, say } => udp::call(to, &say),
         Arguments::UdpServe { address, port } => udp::serve(SocketAddr::new(address, port)),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints one line at once: somebody may be waiting for it.

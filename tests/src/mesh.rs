@@ -33,6 +33,8 @@ pub struct Setup<'w> {
     accounts: Vec<(String, String, String)>,
     omitted: Vec<(String, String)>,
     key_exchange: Option<String>,
+    timeouts: String,
+    drain_seconds: Option<u64>,
 }
 
 impl Setup<'_> {
@@ -51,6 +53,18 @@ impl Setup<'_> {
     /// Leaves `pod` out of the configuration of `node`.
     pub fn omitted_from(mut self, node: &str, pod: &str) -> Self {
         self.omitted.push((node.to_owned(), pod.to_owned()));
+        self
+    }
+
+    /// Sets fields of the Mesh's `spec.timeouts`, such as `connect: 1s, deadPeer: 2s`.
+    pub fn timeouts(mut self, fields: &str) -> Self {
+        fields.clone_into(&mut self.timeouts);
+        self
+    }
+
+    /// Sets how long an agent drains.
+    pub fn drain_seconds(mut self, seconds: u64) -> Self {
+        self.drain_seconds = Some(seconds);
         self
     }
 
@@ -74,7 +88,7 @@ impl Setup<'_> {
                 let document = self.workload_document(node.name(), pod)?;
                 std::fs::write(config.join(format!("{}.yaml", pod.name())), document)?;
             }
-            mesh.agents.push(Agent::start(&self.agent_bin, node, &config)?);
+            mesh.agents.push(Agent::start(&self.agent_bin, node, &config, self.drain_seconds)?);
         }
         for agent in &mut mesh.agents {
             agent.wait_ready()?;
@@ -95,8 +109,10 @@ impl Setup<'_> {
              spec:\n  \
                trustDomain: {TRUST_DOMAIN}\n  \
                mtls:\n    mode: {mode}\n  \
+               timeouts: {{{}}}\n  \
                podRanges: [\"{}\"]\n  \
                issuer:\n    embedded:\n      certificate: {}\n      key: {}\n{}",
+            self.timeouts,
             POD_RANGES.join("\", \""),
             ca.join("ca.crt").display(),
             ca.join("ca.key").display(),
@@ -157,7 +173,16 @@ impl Mesh {
     /// Describes a mesh of `agent_bin` on `world`.
     pub fn setup<'w>(world: &'w World, agent_bin: &Path, mode: Mode) -> Setup<'w> {
         let (accounts, omitted) = (Vec::new(), Vec::new());
-        Setup { world, agent_bin: agent_bin.to_owned(), mode, accounts, omitted, key_exchange: None }
+        Setup {
+            world,
+            agent_bin: agent_bin.to_owned(),
+            mode,
+            accounts,
+            omitted,
+            key_exchange: None,
+            timeouts: String::new(),
+            drain_seconds: None,
+        }
     }
 
     /// Starts the mesh of the agent that MESH_AGENT_BIN names.

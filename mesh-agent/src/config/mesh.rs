@@ -55,12 +55,13 @@ fn timeouts(fields: &Fields<'_>, mtls: Option<&Fields<'_>>) -> Timeouts {
         node.and_then(|node| node.parse(value::duration(MIN_TIMEOUT, MAX_TIMEOUT))).unwrap_or(default)
     };
     let node = fields.optional("timeouts");
-    let limits = node.and_then(|node| node.object(&["handshake", "connect", "unknownDestination"]));
+    let limits = node.and_then(|node| node.object(&["handshake", "connect", "unknownDestination", "deadPeer"]));
     let default = Timeouts::default();
     Timeouts {
         handshake: read(limits.as_ref(), "handshake", default.handshake),
         connect: read(limits.as_ref(), "connect", default.connect),
         unknown_destination: read(limits.as_ref(), "unknownDestination", default.unknown_destination),
+        dead_peer: read(limits.as_ref(), "deadPeer", default.dead_peer),
         plaintext_detection: read(mtls, "plaintextDetection", default.plaintext_detection),
     }
 }

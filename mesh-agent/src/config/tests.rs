@@ -105,7 +105,7 @@ spec:
   mtls: {mode: PERMISSIVE, plaintextDetection: 50ms}
   podRanges: [10.0.0.0/8, 'fd00::/8']
   tls: {cipherSuites: [TLS_CHACHA20_POLY1305_SHA256], keyExchange: [secp256r1, x25519]}
-  timeouts: {handshake: 5s, connect: 1m, unknownDestination: 1s500ms}
+  timeouts: {handshake: 5s, connect: 1m, unknownDestination: 1s500ms, deadPeer: 20s}
   issuer: {embedded: {certificate: /etc/ca.crt, key: /etc/ca.key, svidLifetime: 1h30m}}
 ",
     );
@@ -115,6 +115,7 @@ spec:
     assert_eq!(mesh.tls.key_exchange, [KeyExchange::P256, KeyExchange::X25519]);
     assert_eq!(mesh.timeouts.plaintext_detection, Duration::from_millis(50));
     assert_eq!(mesh.timeouts.connect, Duration::from_secs(60));
+    assert_eq!(mesh.timeouts.dead_peer, Duration::from_secs(20));
     assert_eq!(mesh.timeouts.unknown_destination, Duration::from_millis(1500));
     let IssuerSettings::Embedded { svid_lifetime, .. } = &mesh.issuer;
     assert_eq!(*svid_lifetime, Duration::from_mins(90));

@@ -112,6 +112,8 @@ pub struct Timeouts {
     pub unknown_destination: Duration,
     /// In permissive mode: silence after which a connection counts as plaintext.
     pub plaintext_detection: Duration,
+    /// How long a peer may stay silent while it owes an answer, or an idle one to a probe.
+    pub dead_peer: Duration,
 }
 
 impl Default for Timeouts {
@@ -121,6 +123,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(10),
             unknown_destination: Duration::from_secs(1),
             plaintext_detection: Duration::from_millis(200),
+            dead_peer: Duration::from_secs(60),
         }
     }
 }

@@ -92,6 +92,14 @@ pub(super) fn open_netns(workload: &Workload) -> Result<Netns, PodError> {
     if own.cookie() == netns.cookie() { Err(PodError::HostNetwork) } else { Ok(netns) }
 }
 
+/// Lets TIME_WAIT hold a port for a second instead of a minute (KERNEL.md §1): deliveries share one address pair, which
+/// tcp_tw_reuse=2, the default, doesn't take for loopback. Restored with the end of this agent's work for the pod.
+pub(super) fn reuse_ports(netns: &mut Netns, workload: &Workload) {
+    if let Err(error) = netns.set_sysctl_until_drop("ipv4/tcp_tw_reuse", "1") {
+        tracing::warn!(%error, workload = %workload.uid, "many short connections at once may run out of ports");
+    }
+}
+
 /// Opens the listeners and puts them into the kernel's slots.
 pub(super) fn open_listeners(
     maps: &Maps,

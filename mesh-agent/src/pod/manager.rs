@@ -104,7 +104,9 @@ impl<S: Fn(Enrolled)> PodManager<S> {
     }
 
     async fn enrol(&mut self, maps: &Maps, numbers: &mut Numbers, workload: &Arc<Workload>) -> Result<u64, PodError> {
-        let netns = Arc::new(enrol::open_netns(workload)?);
+        let mut netns = enrol::open_netns(workload)?;
+        enrol::reuse_ports(&mut netns, workload);
+        let netns = Arc::new(netns);
         let (cookie, number) = (netns.cookie(), numbers.assign(netns.cookie()));
         let svid = self.svids.svid(&workload.identity, SystemTime::now()).await?;
         let listeners = enrol::open_listeners(maps, workload, &netns, number)?;

@@ -14,12 +14,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
 use crate::tls::ALPN;
+use crate::tls::bounded::MAX_HELLO_BYTES;
 
 /// RFC 8446 §5.1: the content type of a handshake record.
 const HANDSHAKE: u8 = 0x16;
-/// A ClientHello that takes more than this is refused, whoever sent it.
-const MAX_HELLO_BYTES: usize = 16 * 1024;
-
 /// What a connection begins with.
 #[derive(Debug)]
 pub(super) enum Opening<S> {
@@ -86,11 +84,6 @@ impl<S> Replayed<S> {
     pub(super) fn fresh(stream: S) -> Self {
         Self { bytes: BytesMut::new(), stream }
     }
-
-    /// The stream beneath.
-    pub(super) fn get_ref(&self) -> &S {
-        &self.stream
-    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Replayed<S> {
@@ -112,6 +105,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replayed<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Replayed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

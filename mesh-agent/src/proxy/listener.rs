@@ -4,13 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::contexts::Contexts;
-use super::relay::{Relayed, reset_on_close};
-use super::{inbound, outbound};
+use super::gate::Gate;
+use super::socket::reset_on_close;
+use super::upstream::SourcePorts;
+use super::{Drain, inbound, outbound};
 use crate::bpf::Maps;
+use crate::model::budget::Budget;
 use crate::model::svid::{TrustBundle, X509Svid};
 use crate::model::workload::Workload;
 use crate::store::Store;
@@ -27,6 +31,28 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Whom peers must be vouched for by.
     pub bundle: Arc<TrustBundle>,
+    /// Owns the tasks.
+    pub drain: Drain,
+    /// How many connections there may be.
+    pub budget: Budget,
+    /// Who may be unauthenticated.
+    pub(super) gate: Gate,
+    /// A permit for each connection of the node.
+    seats: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// For all pods of a node.
+    pub fn new(
+        store: Store,
+        maps: Arc<Maps>,
+        metrics: Arc<Metrics>,
+        bundle: Arc<TrustBundle>,
+        budget: Budget,
+    ) -> Arc<Self> {
+        let (gate, seats) = (Gate::new(budget.unauthenticated), Arc::new(Semaphore::new(budget.node)));
+        Arc::new(Self { store, maps, metrics, bundle, drain: Drain::default(), budget, gate, seats })
+    }
 }
 
 /// Carries the connections of one pod.
@@ -36,7 +62,13 @@ pub struct PodProxy {
     pub(super) number: u32,
     pub(super) netns: Arc<Netns>,
     pub(super) contexts: Contexts,
+    pub(super) ports: SourcePorts,
+    /// A permit for each connection of the pod.
+    seats: Arc<Semaphore>,
 }
+
+/// A connection's places in its pod and its node.
+type Seat = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl PodProxy {
     /// For the pod with this number and namespace.
@@ -49,14 +81,29 @@ impl PodProxy {
     ) -> Arc<Self> {
         let settings = shared.store.snapshot().mesh().tls.clone();
         let contexts = Contexts::new(svid, Arc::clone(&shared.bundle), settings);
-        Arc::new(Self { shared, workload, number, netns, contexts })
+        let (ports, seats) = (SourcePorts::of(&netns), Arc::new(Semaphore::new(shared.budget.pod)));
+        Arc::new(Self { shared, workload, number, netns, contexts, ports, seats })
     }
 
-    /// Accepts connections for ever.
-    pub async fn run(self: Arc<Self>, direction: Direction, listener: TcpListener) {
+    /// Accepts connections until the drain begins.
+    pub fn start(self: &Arc<Self>, direction: Direction, listener: TcpListener) {
+        let pod = Arc::clone(self);
+        self.shared.drain.spawn(async move {
+            tokio::select! {
+                () = pod.accept(direction, &listener) => {}
+                () = pod.shared.drain.begun() => {}
+            }
+            // What the kernel has let in already is served. Then the listener closes, and the kernel refuses.
+            while let Some(Ok((stream, source))) = listener.accept().now_or_never() {
+                pod.accepted(direction, stream, source);
+            }
+        });
+    }
+
+    async fn accept(self: &Arc<Self>, direction: Direction, listener: &TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, source)) => drop(tokio::spawn(Arc::clone(&self).serve(direction, stream, source))),
+                Ok((stream, source)) => self.accepted(direction, stream, source),
                 // Out of descriptors or memory: connections wait in the backlog meanwhile.
                 Err(error) => {
                     tracing::warn!(%error, workload = %self.workload.uid, "accept failed");
@@ -66,36 +113,42 @@ impl PodProxy {
         }
     }
 
-    async fn serve(self: Arc<Self>, direction: Direction, mut stream: TcpStream, source: SocketAddr) {
+    fn accepted(self: &Arc<Self>, direction: Direction, stream: TcpStream, source: SocketAddr) {
+        let pod = Arc::clone(self);
+        reset_on_close(&stream);
         let started = Instant::now();
-        let _active = self.shared.metrics.opened(direction);
-        let source = canonical(source);
         let Ok(local) = stream.local_addr() else { return };
         let identity = self.workload.identity.clone();
-        let mut summary = ConnectionSummary::new(direction, source, canonical(local), identity, started);
-        let end = match stream.set_nodelay(true) {
-            Err(_gone) => End::Failed("downstream_reset"),
-            Ok(()) => match direction {
-                Direction::Inbound => inbound::serve(&self, stream, &mut summary).await,
-                Direction::Outbound => {
-                    let end = outbound::serve(&self, &mut stream, &mut summary).await;
-                    if end != End::Closed {
-                        reset_on_close(&stream);
-                    }
-                    end
-                }
-            },
+        let mut summary = ConnectionSummary::new(direction, canonical(source), canonical(local), identity, started);
+        let active = self.shared.metrics.opened(direction);
+        let Some(seat) = self.seat() else {
+            summary.finish(End::Denied("too_many_connections"), &self.shared.metrics);
+            return;
         };
-        summary.finish(end, &self.shared.metrics);
+        self.shared.drain.spawn(async move {
+            let _held = (active, seat);
+            let end = tokio::select! {
+                biased;
+                end = pod.serve(&stream, &mut summary) => end,
+                () = pod.shared.drain.overdue() => End::Failed("drained"),
+            };
+            summary.finish(end, &pod.shared.metrics);
+        });
     }
-}
 
-/// Takes over what a relay has to say.
-pub(super) fn account(summary: &mut ConnectionSummary, relayed: Relayed) -> End {
-    (summary.bytes_sent, summary.bytes_received) = (relayed.forward, relayed.backward);
-    match relayed.result {
-        Ok(()) => End::Closed,
-        Err(reason) => End::Failed(reason),
+    fn seat(&self) -> Option<Seat> {
+        let own = Arc::clone(&self.seats).try_acquire_owned().ok()?;
+        Some((own, Arc::clone(&self.shared.seats).try_acquire_owned().ok()?))
+    }
+
+    async fn serve(&self, stream: &TcpStream, summary: &mut ConnectionSummary) -> End {
+        if stream.set_nodelay(true).is_err() {
+            return End::Failed("downstream_reset");
+        }
+        match summary.direction {
+            Direction::Inbound => inbound::serve(self, stream, summary).await,
+            Direction::Outbound => outbound::serve(self, stream, summary).await,
+        }
     }
 }
 

@@ -7,16 +7,17 @@ use mesh_common::conn::{SockFacts, SockKind};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::listener::{PodProxy, account};
-use super::relay::{relay, reset_on_close};
+use super::carry::{Side, carry};
+use super::listener::PodProxy;
+use super::socket::Borrowed;
 use super::upstream;
 use crate::model::spiffe::SpiffeId;
 use crate::state::{Fallback, Route, route};
 use crate::telemetry::{ConnectionSummary, Direction, End, Tls};
 use crate::tls::handshake;
 
-/// Serves one accepted connection. The caller resets it unless it ends well.
-pub(super) async fn serve(pod: &PodProxy, stream: &mut TcpStream, summary: &mut ConnectionSummary) -> End {
+/// Serves one accepted connection. Its close is a reset, unless it ends well.
+pub(super) async fn serve(pod: &PodProxy, stream: &TcpStream, summary: &mut ConnectionSummary) -> End {
     // What no hook has seen connect is nobody's: a process of the pod that dials the listener itself.
     let Some(facts) = pod.shared.maps.facts(stream).filter(|facts| facts.is(SockKind::Attested)) else {
         return End::Denied("not_attested");
@@ -47,7 +48,7 @@ async fn settle(pod: &PodProxy, destination: SocketAddr) -> Option<Route> {
     }
 }
 
-async fn mesh(pod: &PodProxy, stream: &mut TcpStream, summary: &mut ConnectionSummary, expected: &SpiffeId) -> End {
+async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummary, expected: &SpiffeId) -> End {
     let config = match pod.contexts.client(expected) {
         Ok(config) => config,
         Err(error) => {
@@ -60,7 +61,7 @@ async fn mesh(pod: &PodProxy, stream: &mut TcpStream, summary: &mut ConnectionSu
         Err(error) => return End::Failed(error.reason()),
     };
     let (began, limit) = (Instant::now(), pod.shared.store.snapshot().mesh().timeouts.handshake);
-    let mut session = match handshake::connect(upstream, config, limit).await {
+    let session = match handshake::connect(Borrowed(&upstream), config, limit).await {
         Ok(session) => session,
         Err(error) => {
             tracing::debug!(%error, dst.addr = %summary.destination, "handshake failed");
@@ -69,23 +70,17 @@ async fn mesh(pod: &PodProxy, stream: &mut TcpStream, summary: &mut ConnectionSu
     };
     pod.shared.metrics.handshake(Direction::Outbound, began.elapsed());
     summary.tls = Some(Tls { peer: session.peer, info: session.info });
-    let end = account(summary, relay(stream, &mut session.stream).await);
-    if end != End::Closed {
-        reset_on_close(session.stream.get_ref().0);
-    }
-    end
+    let down = Side { stream: Borrowed(socket), socket };
+    carry(pod, down, Side { stream: session.stream, socket: &upstream }, summary).await
 }
 
-async fn plaintext(pod: &PodProxy, stream: &mut TcpStream, summary: &mut ConnectionSummary) -> End {
-    let mut upstream = match upstream::outer(pod, summary.source, summary.destination).await {
+async fn plaintext(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummary) -> End {
+    let upstream = match upstream::outer(pod, summary.source, summary.destination).await {
         Ok(upstream) => upstream,
         Err(error) => return End::Failed(error.reason()),
     };
-    let end = account(summary, relay(stream, &mut upstream).await);
-    if end != End::Closed {
-        reset_on_close(&upstream);
-    }
-    end
+    let down = Side { stream: Borrowed(socket), socket };
+    carry(pod, down, Side { stream: Borrowed(&upstream), socket: &upstream }, summary).await
 }
 
 fn command(facts: &SockFacts) -> String {

@@ -1,131 +1,139 @@
-//! Copies bytes both ways between two sockets until both directions have ended, or one end breaks.
+//! Copies bytes both ways between two streams until both directions have ended, or one end breaks.
 //!
-//! An end of data is passed on as one (half-close); anything else ends both sockets with a reset, so that no application
-//! takes a cut-off stream for a whole one.
+//! An end of data is passed on as one (half-close); anything else ends the relay, and its owner resets both sockets, so
+//! that no application takes a cut-off stream for a whole one. Between two polls a relay is at a byte-exact point:
+//! [`Relay::pause`] says what it holds, and [`Relay::resumed`] goes on from there, perhaps elsewhere.
 
+mod pipe;
+
+use std::future::{Future, poll_fn};
 use std::io;
-use std::os::fd::AsFd;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 
-use rustix::net::sockopt::set_socket_linger;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Bytes that the relay holds for each direction at most: one TLS record's worth.
-const BUFFER_BYTES: usize = 16 * 1024;
+pub(super) use pipe::HeldFlow;
+use pipe::{End, Fault, Pipe};
 
-/// What a relay moved, and how it ended.
-#[derive(Debug)]
-pub(super) struct Relayed {
+/// What a paused relay holds. Bytes that the two streams hold themselves (a TLS session, a kernel) are theirs to tell.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Held {
     /// From downstream to upstream.
-    pub(super) forward: u64,
+    pub(super) forward: HeldFlow,
     /// From upstream to downstream.
-    pub(super) backward: u64,
-    /// The first error, by the end that had it.
-    pub(super) result: Result<(), &'static str>,
+    pub(super) backward: HeldFlow,
 }
 
-/// Relays between a socket that we accepted and one that we opened.
-pub(super) async fn relay<D, U>(downstream: &mut D, upstream: &mut U) -> Relayed
+/// A relay between `down`, which we accepted, and `up`, which we opened. Owns neither socket.
+#[derive(Debug)]
+pub(super) struct Relay<D, U> {
+    down: D,
+    up: U,
+    forward: Pipe,
+    backward: Pipe,
+}
+
+impl<D, U> Relay<D, U>
 where
     D: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut down, mut up) = (Watched::new(downstream), Watched::new(upstream));
-    let copied = copy_bidirectional_with_sizes(&mut down, &mut up, BUFFER_BYTES, BUFFER_BYTES).await;
-    let result = match copied {
-        Ok(_) => Ok(()),
-        Err(error) => Err(match (error.kind(), down.failed) {
-            (io::ErrorKind::UnexpectedEof, _) => "truncated",
-            (_, true) => "downstream_reset",
-            (_, false) => "upstream_reset",
-        }),
-    };
-    Relayed { forward: down.read, backward: up.read, result }
-}
+    pub(super) fn new(down: D, up: U) -> Self {
+        Self { down, up, forward: Pipe::default(), backward: Pipe::default() }
+    }
 
-/// Makes the coming close of `socket` a reset (socket(7), SO_LINGER).
-pub(super) fn reset_on_close(socket: impl AsFd) {
-    if let Err(error) = set_socket_linger(socket, Some(Duration::ZERO)) {
-        tracing::debug!(%error, "the peer gets a FIN instead of a reset");
+    /// Goes on where another relay was paused.
+    #[cfg_attr(not(test), expect(dead_code, reason = "direct mode and hand-over will use it (DESIGN §2.6)"))]
+    pub(super) fn resumed(down: D, up: U, held: Held) -> Self {
+        Self { down, up, forward: Pipe::from(held.forward), backward: Pipe::from(held.backward) }
+    }
+
+    /// Stops; nothing has moved since the last poll of [`Relay::run`].
+    #[cfg_attr(not(test), expect(dead_code, reason = "direct mode and hand-over will use it (DESIGN §2.6)"))]
+    pub(super) fn pause(self) -> Held {
+        Held { forward: self.forward.into(), backward: self.backward.into() }
+    }
+
+    /// Bytes read so far: from downstream, from upstream.
+    pub(super) fn moved(&self) -> (u64, u64) {
+        (self.forward.read(), self.backward.read())
+    }
+
+    /// Relays until both directions have ended; dropping the future pauses it. `down_failed` and `up_failed` resolve
+    /// when their socket has failed: that counts while nobody reads from it, otherwise reading will tell, in order.
+    /// The error says which end broke, and how.
+    pub(super) async fn run(
+        &mut self,
+        down_failed: impl Future<Output = ()>,
+        up_failed: impl Future<Output = ()>,
+    ) -> Result<(), &'static str> {
+        let (down_failed, up_failed) = (pin!(down_failed), pin!(up_failed));
+        let (mut down_failed, mut up_failed) = (Watch::new(down_failed), Watch::new(up_failed));
+        poll_fn(|cx| {
+            let both = self.poll(cx);
+            if both.is_pending() {
+                // Both are polled, or neither would be woken.
+                let (down, up) = (down_failed.poll(cx), up_failed.poll(cx));
+                if down && self.forward.is_unread() {
+                    return Poll::Ready(Err("downstream_reset"));
+                }
+                if up && self.backward.is_unread() {
+                    return Poll::Ready(Err("upstream_reset"));
+                }
+            }
+            both
+        })
+        .await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        let forward = self.forward.poll(cx, &mut self.down, &mut self.up);
+        if let Poll::Ready(Err(fault)) = &forward {
+            // What the failing reader had said before still goes to the other side.
+            if fault.end == End::To {
+                self.backward.rescue(cx, &mut self.up, &mut self.down);
+            }
+            return Poll::Ready(Err(reason(fault, ["downstream_reset", "upstream_reset"])));
+        }
+        let backward = self.backward.poll(cx, &mut self.up, &mut self.down);
+        if let Poll::Ready(Err(fault)) = &backward {
+            if fault.end == End::To {
+                self.forward.rescue(cx, &mut self.down, &mut self.up);
+            }
+            return Poll::Ready(Err(reason(fault, ["upstream_reset", "downstream_reset"])));
+        }
+        if forward.is_ready() && backward.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }
 
-/// Takes [`reset_on_close`] back: the connection has earned an orderly end.
-pub(super) fn close_in_order(socket: impl AsFd) {
-    if let Err(error) = set_socket_linger(socket, None) {
-        tracing::debug!(%error, "the peer gets a reset instead of a FIN");
+/// A stable label; `resets` are those of the end that is read from and of the end that is written to.
+fn reason(fault: &Fault, resets: [&'static str; 2]) -> &'static str {
+    match (fault.kind, fault.end) {
+        // A TLS stream without its close_notify.
+        (io::ErrorKind::UnexpectedEof, _) => "truncated",
+        (io::ErrorKind::TimedOut, _) => "peer_dead",
+        (_, End::From) => resets[0],
+        (_, End::To) => resets[1],
     }
 }
 
-/// A stream that counts what was read from it and remembers whether it failed.
-struct Watched<'a, S> {
-    stream: &'a mut S,
-    read: u64,
-    failed: bool,
+/// A future that is not polled again once it has resolved.
+struct Watch<'a, F> {
+    future: Pin<&'a mut F>,
+    resolved: bool,
 }
 
-impl<'a, S> Watched<'a, S> {
-    fn new(stream: &'a mut S) -> Self {
-        Self { stream, read: 0, failed: false }
+impl<'a, F: Future<Output = ()>> Watch<'a, F> {
+    const fn new(future: Pin<&'a mut F>) -> Self {
+        Self { future, resolved: false }
     }
 
-    fn note<T>(&mut self, result: io::Result<T>) -> Poll<io::Result<T>> {
-        self.failed |= result.is_err();
-        Poll::Ready(result)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = ready!(Pin::new(&mut *self.stream).poll_read(cx, buf));
-        self.read += (buf.filled().len() - before) as u64;
-        self.note(result)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut *self.stream).poll_write(cx, buf));
-        self.note(result)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = ready!(Pin::new(&mut *self.stream).poll_flush(cx));
-        self.note(result)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = match ready!(Pin::new(&mut *self.stream).poll_shutdown(cx)) {
-            // The peer has closed its side too, and the kernel forgot the connection: nothing is left to say.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-            result => result,
-        };
-        self.note(result)
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        self.resolved = self.resolved || self.future.as_mut().poll(cx).is_ready();
+        self.resolved
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-
-    #[tokio::test]
-    async fn a_half_close_is_passed_on_and_the_other_direction_goes_on() {
-        let ((mut client, mut down), (mut up, mut server)) = (duplex(64), duplex(64));
-        let relaying = tokio::spawn(async move { relay(&mut down, &mut up).await });
-        client.write_all(b"question").await.unwrap();
-        client.shutdown().await.unwrap();
-        let mut question = Vec::new();
-        server.read_to_end(&mut question).await.unwrap();
-        server.write_all(b"answer").await.unwrap();
-        server.shutdown().await.unwrap();
-        let mut answer = Vec::new();
-        client.read_to_end(&mut answer).await.unwrap();
-        assert_eq!((&*question, &*answer), (&b"question"[..], &b"answer"[..]));
-        let relayed = relaying.await.unwrap();
-        assert_eq!((relayed.forward, relayed.backward, relayed.result), (8, 6, Ok(())));
-    }
-}
+mod tests;

@@ -5,23 +5,21 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use mesh_common::addr::IpKey;
 use mesh_common::conn::{SockFacts, SockKind};
 use rustix::io::Errno;
 use rustix::net::bind;
-use rustix::net::sockopt::{
-    set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay,
-};
+use rustix::net::sockopt::{set_socket_reuseaddr, set_tcp_nodelay};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::listener::PodProxy;
+use super::socket::{keep_alive, reset_on_close};
+use crate::sys::netns::Netns;
 use crate::sys::sockopt;
-
-/// A dead peer is noticed after this long without an answer, whether or not data is in flight.
-const DEAD_PEER_SECONDS: u32 = 60;
 
 /// Why there is no upstream connection.
 #[derive(Debug)]
@@ -52,17 +50,20 @@ pub(super) async fn outer(
     source: SocketAddr,
     destination: SocketAddr,
 ) -> Result<TcpStream, ConnectError> {
-    for way in [SourcePort::Range, SourcePort::Repair, SourcePort::Any] {
+    let dead_peer = pod.shared.store.snapshot().mesh().timeouts.dead_peer;
+    for way in pod.ports.ways(source.port()) {
+        let way = *way;
         let result = connect(pod, destination, |socket| {
             bind_source(socket, source, way)?;
-            keep_alive(socket)?;
+            keep_alive(socket, dead_peer)?;
             flag(pod, socket, &SockFacts { kind: SockKind::Outer as u16, pod: pod.number, ..SockFacts::default() })
         });
         match result.await {
             Err(ConnectError::Io(error)) if way != SourcePort::Any && is_port_trouble(&error) => {}
             Ok(stream) => {
-                if way == SourcePort::Any || stream.local_addr().map_err(ConnectError::Io)?.port() != source.port() {
+                if stream.local_addr().map_err(ConnectError::Io)?.port() != source.port() {
                     pod.shared.metrics.source_port_changed();
+                    pod.ports.refresh(&pod.netns);
                 }
                 return Ok(stream);
             }
@@ -82,7 +83,6 @@ pub(super) async fn delivery(
         // From the address that it goes to: one that has left the pod must not be looked for elsewhere. The egress
         // filter drops what tries to all the same. (SO_BINDTODEVICE to `lo` makes the address unreachable.)
         bind_source(socket, application, SourcePort::Any)?;
-        set_tcp_nodelay(socket, true)?;
         let facts = SockFacts {
             address: IpKey::from(client.ip()),
             port: client.port(),
@@ -106,6 +106,38 @@ enum SourcePort {
     Any,
 }
 
+/// The pod's `ip_local_port_range`, as last seen.
+pub(super) struct SourcePorts(Mutex<RangeInclusive<u16>>);
+
+impl SourcePorts {
+    pub(super) fn of(netns: &Netns) -> Self {
+        Self(Mutex::new(read_range(netns)))
+    }
+
+    /// The ways to get `port`, best first.
+    fn ways(&self, port: u16) -> &'static [SourcePort] {
+        ways(&self.0.lock().unwrap_or_else(PoisonError::into_inner), port)
+    }
+
+    /// Looks again: a port was lost, so the range may have been changed.
+    fn refresh(&self, netns: &Netns) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = read_range(netns);
+    }
+}
+
+fn read_range(netns: &Netns) -> RangeInclusive<u16> {
+    netns.local_port_range().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the pod's ip_local_port_range can't be read");
+        0..=u16::MAX
+    })
+}
+
+/// Outside of `ip_local_port_range` a range of one would be ignored, silently.
+fn ways(range: &RangeInclusive<u16>, port: u16) -> &'static [SourcePort] {
+    const ALL: [SourcePort; 3] = [SourcePort::Range, SourcePort::Repair, SourcePort::Any];
+    if range.contains(&port) { &ALL } else { &ALL[1..] }
+}
+
 fn bind_source(socket: &OwnedFd, source: SocketAddr, way: SourcePort) -> io::Result<()> {
     let any_port = SocketAddr::new(source.ip(), 0);
     match way {
@@ -118,6 +150,9 @@ fn bind_source(socket: &OwnedFd, source: SocketAddr, way: SourcePort) -> io::Res
             sockopt::set_repair(socket, true)?;
             bind(socket, &source)?;
             sockopt::set_repair(socket, false)?;
+            // In TIME_WAIT this socket must not keep the application from binding its port again. (Leaving repair mode
+            // has cleared the option.)
+            set_socket_reuseaddr(socket, true)?;
         }
         SourcePort::Any => {
             sockopt::set_bind_address_no_port(socket)?;
@@ -133,15 +168,6 @@ fn is_port_trouble(error: &io::Error) -> bool {
     no_port.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-fn keep_alive(socket: &OwnedFd) -> io::Result<()> {
-    set_tcp_nodelay(socket, true)?;
-    set_socket_keepalive(socket, true)?;
-    set_tcp_keepidle(socket, Duration::from_secs(u64::from(DEAD_PEER_SECONDS) / 2))?;
-    set_tcp_keepintvl(socket, Duration::from_secs(10))?;
-    set_tcp_keepcnt(socket, 3)?;
-    sockopt::set_user_timeout(socket, DEAD_PEER_SECONDS * 1000)
-}
-
 fn flag(pod: &PodProxy, socket: &OwnedFd, facts: &SockFacts) -> io::Result<()> {
     pod.shared.maps.set_facts(socket, facts).map_err(io::Error::other)
 }
@@ -152,11 +178,26 @@ async fn connect(
     prepare: impl FnOnce(&OwnedFd) -> io::Result<()>,
 ) -> Result<TcpStream, ConnectError> {
     let socket = pod.netns.tcp_socket(&destination).map_err(ConnectError::Io)?;
+    reset_on_close(&socket);
+    set_tcp_nodelay(&socket, true).map_err(|error| ConnectError::Io(error.into()))?;
     prepare(&socket).map_err(ConnectError::Io)?;
     let socket = TcpSocket::from_std_stream(socket.into());
     let limit = pod.shared.store.snapshot().mesh().timeouts.connect;
     match tokio::time::timeout(limit, socket.connect(destination)).await {
         Ok(result) => result.map_err(ConnectError::Io),
         Err(_elapsed) => Err(ConnectError::Timeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_outside_the_range_is_taken_in_repair_mode() {
+        let range = 32_768..=60_999;
+        assert_eq!(ways(&range, 40_000)[0], SourcePort::Range);
+        assert_eq!(ways(&range, 1_000)[0], SourcePort::Repair);
+        assert_eq!(ways(&range, 61_000).last(), Some(&SourcePort::Any));
     }
 }

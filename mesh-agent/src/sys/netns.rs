@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -13,11 +14,15 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::sockopt;
 
+const SYSCTLS: &str = "/proc/sys/net";
+
 /// An open network namespace. Keeps the namespace alive: drop it when the pod is withdrawn.
 #[derive(Debug)]
 pub struct Netns {
     fd: OwnedFd,
     cookie: u64,
+    /// Settings with the values that they had.
+    changed: Vec<(&'static str, String)>,
 }
 
 impl Netns {
@@ -26,7 +31,7 @@ impl Netns {
         let fd = OwnedFd::from(File::open(path)?);
         let probe = inside(&fd, || socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None))??;
         let cookie = sockopt::netns_cookie(&probe)?;
-        Ok(Self { fd, cookie })
+        Ok(Self { fd, cookie, changed: Vec::new() })
     }
 
     /// What the kernel programs know the namespace by.
@@ -46,9 +51,49 @@ impl Netns {
         Ok(inside(&self.fd, || socket_with(family, SocketType::STREAM, flags, None))??)
     }
 
+    /// The ports that the namespace gives to sockets that ask for none.
+    pub fn local_port_range(&self) -> io::Result<RangeInclusive<u16>> {
+        let text = self.sysctl("ipv4/ip_local_port_range")?;
+        let mut ports = text.split_whitespace().map(str::parse);
+        match (ports.next(), ports.next()) {
+            (Some(Ok(low)), Some(Ok(high))) => Ok(low..=high),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("not a port range: {text}"))),
+        }
+    }
+
+    /// Reads one of the namespace's settings below `/proc/sys/net`, which shows each thread its own namespace's.
+    pub fn sysctl(&self, name: &str) -> io::Result<String> {
+        let text = inside(&self.fd, || std::fs::read_to_string(Path::new(SYSCTLS).join(name)))??;
+        Ok(text.trim_end().to_owned())
+    }
+
+    /// Changes such a setting until this `Netns` is dropped.
+    pub fn set_sysctl_until_drop(&mut self, name: &'static str, value: &str) -> io::Result<()> {
+        let before = self.sysctl(name)?;
+        if before != value {
+            self.write_sysctl(name, value)?;
+            self.changed.push((name, before));
+        }
+        Ok(())
+    }
+
+    fn write_sysctl(&self, name: &str, value: &str) -> io::Result<()> {
+        inside(&self.fd, || std::fs::write(Path::new(SYSCTLS).join(name), value))?
+    }
+
     /// Runs `action` on this thread inside the namespace. It must not block for long, and what it starts stays inside.
     pub fn enter<T>(&self, action: impl FnOnce() -> T) -> io::Result<T> {
         inside(&self.fd, action)
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        for (name, before) in self.changed.iter().rev() {
+            if let Err(error) = self.write_sysctl(name, before) {
+                tracing::warn!(%error, name, before, "a setting of a pod is not restored");
+            }
+        }
     }
 }
 

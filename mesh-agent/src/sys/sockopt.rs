@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use libc::{c_int, c_void, socklen_t};
 
@@ -43,9 +44,40 @@ pub fn set_repair(socket: impl AsFd, on: bool) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR, &c_int::from(on))
 }
 
-/// How long sent data may stay unacknowledged before the connection is given up, in milliseconds.
-pub fn set_user_timeout(socket: impl AsFd, milliseconds: u32) -> io::Result<()> {
-    set(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &milliseconds)
+/// What the kernel knows of a peer's answers.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerState {
+    /// Segments sent and not acknowledged.
+    pub in_flight: u32,
+    /// Probes of a shut window or an idle peer since the last answer.
+    pub unanswered_probes: u8,
+    /// How long ago the last acknowledgement came.
+    pub last_answer: Duration,
+}
+
+/// Reads a TCP socket's [`PeerState`].
+pub fn peer_state(socket: impl AsFd) -> io::Result<PeerState> {
+    // SAFETY: a tcp_info is plain integers; zero is a value of each.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut size = size_u32::<libc::tcp_info>();
+    // SAFETY: `info` and `size` outlive the call and `size` is `info`'s; the descriptor is borrowed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast::<c_void>(),
+            &raw mut size,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(PeerState {
+        in_flight: info.tcpi_unacked,
+        unanswered_probes: info.tcpi_probes,
+        last_answer: Duration::from_millis(u64::from(info.tcpi_last_ack_recv)),
+    })
 }
 
 fn set<T: Copy>(socket: impl AsFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
@@ -63,7 +95,7 @@ fn set<T: Copy>(socket: impl AsFd, level: c_int, name: c_int, value: &T) -> io::
 }
 
 const fn size_u32<T>() -> socklen_t {
-    assert!(size_of::<T>() <= 64, "option values are small");
+    assert!(size_of::<T>() <= 512, "option values are small");
     #[expect(clippy::cast_possible_truncation, reason = "asserted above")]
     let size = size_of::<T>() as socklen_t;
     size

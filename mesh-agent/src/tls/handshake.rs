@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::ALPN;
+use super::bounded::Bounded;
 use super::verify::{PeerError, leaf_identity};
 use crate::model::connection::TlsInfo;
 use crate::model::mesh::{CipherSuite, KeyExchange};
@@ -29,7 +30,7 @@ const NO_SERVER_NAME: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 #[derive(Debug)]
 pub struct TlsSession<S> {
     /// Plaintext in, plaintext out.
-    pub stream: TlsStream<S>,
+    pub stream: TlsStream<Bounded<S>>,
     /// Who the peer is.
     pub peer: SpiffeId,
     /// What was negotiated.
@@ -88,7 +89,7 @@ pub async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = TlsConnector::from(config).connect(ServerName::from(NO_SERVER_NAME), stream);
+    let handshake = TlsConnector::from(config).connect(ServerName::from(NO_SERVER_NAME), Bounded::new(stream));
     let stream = timeout(time_limit, handshake).await.map_err(|_elapsed| HandshakeError::Timeout)??;
     session(TlsStream::Client(stream))
 }
@@ -102,13 +103,13 @@ pub async fn accept<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = TlsAcceptor::from(config).accept(stream);
+    let handshake = TlsAcceptor::from(config).accept(Bounded::new(stream));
     let stream = timeout(time_limit, handshake).await.map_err(|_elapsed| HandshakeError::Timeout)??;
     session(TlsStream::Server(stream))
 }
 
 /// rustls refuses a wrong protocol but accepts a peer that offers or chooses none.
-fn session<S>(stream: TlsStream<S>) -> Result<TlsSession<S>, HandshakeError> {
+fn session<S>(mut stream: TlsStream<Bounded<S>>) -> Result<TlsSession<S>, HandshakeError> {
     let (_, connection) = stream.get_ref();
     if connection.alpn_protocol() != Some(ALPN) {
         return Err(HandshakeError::NoAlpn);
@@ -116,6 +117,7 @@ fn session<S>(stream: TlsStream<S>) -> Result<TlsSession<S>, HandshakeError> {
     let leaf = connection.peer_certificates().and_then(<[_]>::first).ok_or_else(no_certificate)?;
     let peer = leaf_identity(leaf).map_err(HandshakeError::Peer)?;
     let info = info(connection).ok_or_else(unknown_parameters)?;
+    stream.get_mut().0.lift();
     Ok(TlsSession { stream, peer, info })
 }
 
@@ -151,6 +153,7 @@ fn info(connection: &CommonState) -> Option<TlsInfo> {
 fn io_reason(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => "closed",
+        io::ErrorKind::InvalidData => "too_long",
         _ => "io",
     }
 }

@@ -107,6 +107,13 @@ impl<'a, const V6: bool> Connect<'a, V6> {
         set_field!(u32::from(port.to_be()) => raw, user_port);
     }
 
+    /// The calling socket's own port, host order.
+    #[inline(always)]
+    pub fn local_port(&self) -> u16 {
+        let socket = self.socket();
+        if socket.is_null() { 0 } else { field!(socket, src_port) as u16 }
+    }
+
     /// Cookie of the calling socket's network namespace.
     #[inline(always)]
     pub fn netns(&self) -> u64 {

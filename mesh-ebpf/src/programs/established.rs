@@ -35,8 +35,11 @@ fn connect(call: &Callback<'_>) {
         return;
     }
     let Some(kind) = facts.inherited() else { return };
-    let facts = SockFacts { kind: kind as u16, ..*facts };
-    if !maps::leave_facts(&call.outgoing(true), &facts) {
+    let (key, facts) = (call.outgoing(true), SockFacts { kind: kind as u16, ..*facts });
+    if facts.is(SockKind::Attested) {
+        maps::remember_peer(&key, &facts);
+    }
+    if !maps::leave_facts(&key, &facts) {
         maps::count(Counter::FactsLost);
     }
 }

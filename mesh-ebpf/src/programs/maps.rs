@@ -44,6 +44,9 @@ static SOCKETS: SkStorage<SockFacts> = SkStorage::new();
 /// Facts between SYN and accept, in a few microseconds. LRU: a refused SYN leaves its entry behind.
 #[map(name = "mesh_pending")]
 static PENDING: LruHashMap<ConnKey, SockFacts> = LruHashMap::with_max_entries(32_768, 0);
+/// Original destinations by connection, to show and nothing else. LRU: an old MPTCP connection then shows the agent.
+#[map(name = "mesh_peers")]
+static PEERS: LruHashMap<ConnKey, SockFacts> = LruHashMap::with_max_entries(16_384, 0);
 /// The agent's connections between SYN and establishment. LRU: an evicted one shows as a dropped SYN retransmission.
 #[map(name = "mesh_flows")]
 static FLOWS: LruHashMap<ConnKey, u32> = LruHashMap::with_max_entries(32_768, 0);
@@ -122,6 +125,20 @@ pub fn take_facts(key: &ConnKey) -> Option<SockFacts> {
     facts
 }
 
+/// Keeps what getpeername shows on a socket that has no facts.
+#[inline(always)]
+pub fn remember_peer(key: &ConnKey, facts: &SockFacts) {
+    // Without it an MPTCP socket shows the agent's address: nothing depends on that.
+    let _ = PEERS.insert(key, facts, 0);
+}
+
+/// What [`remember_peer`] kept.
+#[inline(always)]
+pub fn peer(key: &ConnKey) -> Option<&'static SockFacts> {
+    // SAFETY: an entry is written before its connection can ask, and only for that connection.
+    unsafe { PEERS.get(key) }
+}
+
 /// Lets the SYNs of one of the agent's connections pass the pod's interface.
 #[inline(always)]
 pub fn open_flow(key: &ConnKey) -> bool {
@@ -147,7 +164,7 @@ pub fn pod_levels() -> u32 {
     SETTINGS.get(0).map_or(0, |settings| settings.pod_levels)
 }
 
-/// Whether the mesh is strict; also while the agent has not said so.
+/// Whether the mesh is strict. The agent says so before it enrols its first pod.
 #[inline(always)]
 pub fn is_strict() -> bool {
     SETTINGS.get(0).is_none_or(|settings| settings.strict != 0)
