@@ -22,6 +22,7 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use crate::demo::{self, DemoOptions};
+
 pub use act::{Step, pattern_sum};
 
 /// What a server that speaks first says.
@@ -143,17 +144,17 @@ enum Arguments {
         #[arg(long)]
         mapped: bool,
     },
-    /// Plays the demo: for tests of the demo itself.
-    Demo {
-        #[arg(long)]
-        agent: PathBuf,
-    },
     /// Opens connections and says nothing.
     HalfOpen {
         #[arg(long)]
         to: SocketAddr,
         #[arg(long)]
         count: usize,
+    },
+    /// Plays the demo: for tests of the demo itself.
+    Demo {
+        #[arg(long)]
+        agent: PathBuf,
     },
     /// Sends a SYN as a raw Ethernet frame, past the socket layer.
     PacketSyn {
@@ -219,10 +220,10 @@ pub fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments {
-        Arguments::Demo { agent } => return demo::run(&agent, DemoOptions { check: true, keep: false }),
         Arguments::Act { to, from, steps } => act::connect(to, from, &steps),
         Arguments::ActServe { port, steps } => act::listen(port, &steps),
         Arguments::Burst { to, count, parallel } => burst::run(&to, count, parallel),
+        Arguments::Demo { agent } => return demo::run(&agent, DemoOptions { check: true, keep: false }),
         Arguments::Call { to, say, greeted, mapped } => report(&client::call(to, &say, greeted, mapped)),
         Arguments::HalfOpen { to, count } => burst::half_open(to, count),
         Arguments::PacketSyn { from, to, gateway } => bypass::packet_syn(from, to, &gateway),
