@@ -25,9 +25,6 @@ use crate::telemetry::Direction;
 /// As long as the kernel allows; `net.core.somaxconn` cuts it.
 const BACKLOG: i32 = 4096;
 
-/// How long a port stays in TIME_WAIT.
-const REUSE_DELAY_MS: &str = "100";
-
 /// A pod that the kernel side is ready for. Who carries its connections takes the listeners.
 pub struct Enrolled {
     /// Which workload.
@@ -95,16 +92,19 @@ pub(super) fn open_netns(workload: &Workload) -> Result<Netns, PodError> {
     if own.cookie() == netns.cookie() { Err(PodError::HostNetwork) } else { Ok(netns) }
 }
 
-/// Lets TIME_WAIT hold a port for a moment instead of a minute (KERNEL.md §1): deliveries share one address pair, which
-/// tcp_tw_reuse=2, the default, doesn't take for loopback. Timestamps keep old segments out. Restored with the end of
-/// this agent's work for the pod.
+/// Lets TIME_WAIT hold a port for an instant instead of a minute: diverted connections and deliveries share one address
+/// pair, which tcp_tw_reuse=2, the default, doesn't take for loopback. An instant is a second, or since kernel 6.14 what
+/// tcp_tw_reuse_delay says, in milliseconds; TCP timestamps, which tick each of them, tell old segments from new ones
+/// (RFC 6191). Restored with the end of this agent's work for the pod.
 pub(super) fn reuse_ports(netns: &mut Netns, workload: &Workload) {
     if let Err(error) = netns.set_sysctl_until_drop("ipv4/tcp_tw_reuse", "1") {
         tracing::warn!(%error, workload = %workload.uid, "many short connections at once may run out of ports");
     }
-    if let Err(error) = netns.set_sysctl_until_drop("ipv4/tcp_tw_reuse_delay", REUSE_DELAY_MS) {
-        // Older kernels than 6.14 don't have it: there it is a second.
-        tracing::debug!(%error, workload = %workload.uid, "ports in TIME_WAIT are reused after a second");
+    match netns.set_sysctl_until_drop("ipv4/tcp_tw_reuse_delay", "10") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, workload = %workload.uid, "a port can be used again after a second at the earliest");
+        }
+        _ => {}
     }
 }
 

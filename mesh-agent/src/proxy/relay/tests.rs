@@ -15,7 +15,7 @@ fn world(capacity: usize) -> (Relay<DuplexStream, DuplexStream>, DuplexStream, D
 }
 
 fn pattern(length: usize) -> Vec<u8> {
-    (0..=250).cycle().take(length).collect()
+    (0..=250_u8).cycle().step_by(31).take(length).collect()
 }
 
 #[tokio::test]
