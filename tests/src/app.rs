@@ -10,6 +10,7 @@ mod client;
 mod server;
 mod storm;
 mod udp;
+mod uring;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -198,6 +199,13 @@ enum Arguments {
         #[arg(long)]
         say: String,
     },
+    /// Connects once through io_uring, says a line, prints a report.
+    UringCall {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        say: String,
+    },
     /// Answers datagrams.
     UdpServe {
         #[arg(long)]
@@ -231,6 +239,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Arguments::Serve { port, dual_stack, greeting } => server::serve(port, dual_stack, greeting),
         Arguments::Storm { to, say, threads } => storm::run(to, &say, threads),
         Arguments::UdpCall { to, say } => udp::call(to, &say),
+        Arguments::UringCall { to, say } => report(&uring::call(to, &say)),
         Arguments::UdpServe { address, port } => udp::serve(SocketAddr::new(address, port)),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use mesh_tests::claims;
 use mesh_tests::mesh::Mode;
 use mesh_tests::stage::{MARKER, PORT, Stage};
 use mesh_tests::world::Family;
@@ -39,6 +40,23 @@ fn script(way: &str) -> String {
          s.sendall(line)\n\
          print(s.getpeername()[:2], s.recv(1000).decode())\n"
     )
+}
+
+#[test]
+#[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
+fn a_connect_by_io_uring_is_diverted() -> Result<()> {
+    let stage = Stage::start(Mode::Strict)?;
+    let client = stage.world.pod("client");
+    for family in Family::BOTH {
+        let (mark, to) = (stage.capture.mark()?, stage.server_address(family));
+        let mut command = client.app("uring-call")?;
+        let told = client.run(command.args(["--to", &to.to_string(), "--say", MARKER]))?.success()?;
+        claims::answer_is_right(&serde_json::from_str(&told)?)?;
+        let trace = stage.capture.trace()?.since(mark);
+        trace.all_tls13(to)?;
+        ensure!(!trace.contains(MARKER), "{family}: the marker is on the wire");
+    }
+    Ok(())
 }
 
 #[test]
