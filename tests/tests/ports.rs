@@ -118,5 +118,12 @@ fn a_pods_own_settings_are_restored_when_its_agent_ends() -> Result<()> {
     ensure!(read()? == "1\n", "while enrolled: {}", read()?);
     mesh.agent_mut("a").terminate()?;
     ensure!(read()? == before, "{} instead of {before}", read()?);
+    // A killed agent restores nothing; the one after it does.
+    mesh.agent_mut("a").restart()?;
+    mesh.agent_mut("a").kill9()?;
+    ensure!(read()? == "1\n", "after a kill: {}", read()?);
+    mesh.agent_mut("a").restart()?;
+    mesh.agent_mut("a").terminate()?;
+    ensure!(read()? == before, "after a kill and a restart: {} instead of {before}", read()?);
     Ok(())
 }

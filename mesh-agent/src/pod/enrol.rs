@@ -95,12 +95,12 @@ pub(super) fn open_netns(workload: &Workload) -> Result<Netns, PodError> {
 /// Lets TIME_WAIT hold a port for an instant instead of a minute: diverted connections and deliveries share one address
 /// pair, which tcp_tw_reuse=2, the default, doesn't take for loopback. An instant is a second, or since kernel 6.14 what
 /// tcp_tw_reuse_delay says, in milliseconds; TCP timestamps, which tick each of them, tell old segments from new ones
-/// (RFC 6191). Restored with the end of this agent's work for the pod.
-pub(super) fn reuse_ports(netns: &mut Netns, workload: &Workload) {
-    if let Err(error) = netns.set_sysctl_until_drop("ipv4/tcp_tw_reuse", "1") {
+/// (RFC 6191). Restored with the end of this agent's work for the pod. `again`: an earlier agent has enrolled the pod.
+pub(super) fn reuse_ports(netns: &mut Netns, workload: &Workload, again: bool) {
+    if let Err(error) = netns.set_sysctl_until_drop("ipv4/tcp_tw_reuse", "1", again) {
         tracing::warn!(%error, workload = %workload.uid, "many short connections at once may run out of ports");
     }
-    match netns.set_sysctl_until_drop("ipv4/tcp_tw_reuse_delay", "10") {
+    match netns.set_sysctl_until_drop("ipv4/tcp_tw_reuse_delay", "10", again) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(%error, workload = %workload.uid, "a port can be used again after a second at the earliest");
         }

@@ -105,7 +105,8 @@ impl<S: Fn(Enrolled)> PodManager<S> {
 
     async fn enrol(&mut self, maps: &Maps, numbers: &mut Numbers, workload: &Arc<Workload>) -> Result<u64, PodError> {
         let mut netns = enrol::open_netns(workload)?;
-        enrol::reuse_ports(&mut netns, workload);
+        let again = numbers.has(netns.cookie());
+        enrol::reuse_ports(&mut netns, workload, again);
         let netns = Arc::new(netns);
         let (cookie, number) = (netns.cookie(), numbers.assign(netns.cookie()));
         let svid = self.svids.svid(&workload.identity, SystemTime::now()).await?;

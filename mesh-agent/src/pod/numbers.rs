@@ -16,6 +16,11 @@ impl Numbers {
         Self { taken: pods.into_iter().collect() }
     }
 
+    /// Whether the pod has a number, from this agent or an earlier one.
+    pub(super) fn has(&self, cookie: u64) -> bool {
+        self.taken.contains_key(&cookie)
+    }
+
     /// The pod's number: its old one, or the lowest that is free.
     pub(super) fn assign(&mut self, cookie: u64) -> u32 {
         if let Some(number) = self.taken.get(&cookie) {
@@ -40,6 +45,7 @@ mod tests {
     #[test]
     fn a_pod_keeps_its_number_and_a_free_one_is_given_again() {
         let mut numbers = Numbers::restored([(100, 0), (200, 2)]);
+        assert!(numbers.has(200) && !numbers.has(300));
         assert_eq!(numbers.assign(200), 2);
         assert_eq!(numbers.assign(300), 1);
         assert_eq!(numbers.assign(400), 3);

@@ -67,12 +67,16 @@ impl Netns {
         Ok(text.trim_end().to_owned())
     }
 
-    /// Changes such a setting until this `Netns` is dropped.
-    pub fn set_sysctl_until_drop(&mut self, name: &'static str, value: &str) -> io::Result<()> {
+    /// Changes such a setting until this `Netns` is dropped. Where it has that value already, an agent that was killed may
+    /// have `left` it: then the drop brings what the caller's own namespace has, the best guess at what was before.
+    pub fn set_sysctl_until_drop(&mut self, name: &'static str, value: &str, left: bool) -> io::Result<()> {
         let before = self.sysctl(name)?;
         if before != value {
             self.write_sysctl(name, value)?;
             self.changed.push((name, before));
+        } else if left {
+            let own = std::fs::read_to_string(Path::new(SYSCTLS).join(name))?;
+            self.changed.push((name, own.trim_end().to_owned()));
         }
         Ok(())
     }
