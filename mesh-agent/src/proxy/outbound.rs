@@ -28,24 +28,22 @@ pub(super) async fn serve(pod: &PodProxy, stream: &TcpStream, summary: &mut Conn
     summary.destination = SocketAddr::new(IpAddr::from(facts.address), facts.port);
     summary.process = Some((command(&facts), facts.tgid));
     match settle(pod, summary.destination).await {
-        Some(Route::Mesh(expected)) => mesh(pod, stream, summary, &expected).await,
-        Some(_) => plaintext(pod, stream, summary).await,
-        None => End::Denied("unknown_destination"),
+        Route::Mesh(expected) => mesh(pod, stream, summary, &expected).await,
+        Route::Plaintext | Route::Unknown(Fallback::Plaintext) => plaintext(pod, stream, summary).await,
+        Route::Unknown(Fallback::Reset) => End::Denied("unknown_destination"),
     }
 }
 
-/// Routes, and waits a while for a destination that is not known yet. `None`: it may not go anywhere.
-async fn settle(pod: &PodProxy, destination: SocketAddr) -> Option<Route> {
-    let store = &pod.shared.store;
-    let Route::Unknown(fallback) = route(&store.snapshot(), destination) else {
-        return Some(route(&store.snapshot(), destination));
-    };
-    let limit = store.snapshot().mesh().timeouts.unknown_destination;
-    let known = store.wait_for(|state| !matches!(route(state, destination), Route::Unknown(_)));
-    match timeout(limit, known).await.map(|state| route(&state, destination)) {
-        Ok(Route::Unknown(_)) | Err(_) => (fallback == Fallback::Plaintext).then_some(Route::Plaintext),
-        Ok(found) => Some(found),
+/// Routes, and waits a while for a destination that is not known yet. Still unknown: its fallback holds.
+async fn settle(pod: &PodProxy, destination: SocketAddr) -> Route {
+    let state = pod.shared.store.snapshot();
+    let found = route(&state, destination);
+    if !matches!(found, Route::Unknown(_)) {
+        return found;
     }
+    let limit = state.mesh().timeouts.unknown_destination;
+    let known = pod.shared.store.wait_for(|state| !matches!(route(state, destination), Route::Unknown(_)));
+    timeout(limit, known).await.map_or(found, |state| route(&state, destination))
 }
 
 async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummary, expected: &SpiffeId) -> End {
