@@ -1,4 +1,4 @@
-//! Typed handles of the maps. One lock a map: writes are rare, and reads of socket storage need none.
+//! Typed handles of the maps. One lock a map, held for one system call at a time.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -57,8 +57,8 @@ impl Maps {
     pub fn set_pod(&self, cookie: u64, pod: &PodDivert) -> Result<(), BpfError> {
         if pod.cgroup != 0 {
             lock(&self.cgroups).insert(pod.cgroup, pod.pod, 0).map_err(in_map(names::CGROUPS))?;
+            self.add_level(pod.cgroup_level)?;
         }
-        self.add_level(pod.cgroup_level)?;
         lock(&self.pods).insert(cookie, pod, 0).map_err(in_map(names::PODS))
     }
 

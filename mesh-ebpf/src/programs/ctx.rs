@@ -49,6 +49,18 @@ macro_rules! address {
     };
 }
 
+/// Reads the local and the remote address of a context that has both families' fields.
+///
+/// Both families are read before one is chosen: else the compiler merges the loads into one through a computed context
+/// pointer, which the verifier refuses.
+macro_rules! ends {
+    ($pointer:expr) => {{
+        let v4 = (IpKey::from_v4(field!($pointer, local_ip4)), IpKey::from_v4(field!($pointer, remote_ip4)));
+        let v6 = (address!($pointer, local_ip6), address!($pointer, remote_ip6));
+        if field!($pointer, family) == AF_INET6 { v6 } else { v4 }
+    }};
+}
+
 /// A connect or getpeername call, from a hook for AF_INET6 or for AF_INET. The family is a type, since the verifier lets
 /// a hook see its own family's fields only.
 pub struct Connect<'a, const V6: bool> {
@@ -301,11 +313,7 @@ impl<'a> Callback<'a> {
     #[inline(always)]
     fn ends(&self) -> (IpKey, u16, IpKey, u16) {
         let raw = self.raw();
-        // Both families are read before one is chosen: else the compiler merges the loads into one through a computed
-        // context pointer, which the verifier refuses.
-        let v4 = (IpKey::from_v4(field!(raw, local_ip4)), IpKey::from_v4(field!(raw, remote_ip4)));
-        let v6 = (address!(raw, local_ip6), address!(raw, remote_ip6));
-        let (local, remote) = if field!(raw, family) == AF_INET6 { v6 } else { v4 };
+        let (local, remote) = ends!(raw);
         // The local port is in host order, the remote one in network order, in the upper half on little-endian.
         (local, field!(raw, local_port) as u16, remote, u32::from_be(field!(raw, remote_port)) as u16)
     }
@@ -331,12 +339,8 @@ pub fn lookup(context: &SkLookupContext) -> Option<Lookup> {
     if field!(raw, protocol) != TCP {
         return None;
     }
-    let v6 = field!(raw, family) == AF_INET6;
-    // As in `Callback::ends`: first all loads, then the choice.
-    let as_v4 = (IpKey::from_v4(field!(raw, local_ip4)), IpKey::from_v4(field!(raw, remote_ip4)));
-    let as_v6 = (address!(raw, local_ip6), address!(raw, remote_ip6));
-    let (local, remote) = if v6 { as_v6 } else { as_v4 };
-    Some(Lookup { local, port: field!(raw, local_port) as u16, remote, v6 })
+    let (local, remote) = ends!(raw);
+    Some(Lookup { local, port: field!(raw, local_port) as u16, remote, v6: field!(raw, family) == AF_INET6 })
 }
 
 /// A packet's bytes by helper calls, so that paged data is seen too.
