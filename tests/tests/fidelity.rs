@@ -190,11 +190,12 @@ fn a_stalled_reader_stops_its_sender_and_loses_nothing() -> Result<()> {
 fn a_dead_peer_node_is_noticed_with_and_without_data_under_way() -> Result<()> {
     let world = World::standard()?;
     let _mesh = mesh(&world, "deadPeer: 2s")?;
-    let server = world.pod("server").act_serve(PORT, &["drain"])?;
+    let server = world.pod("server").act_serve(PORT, &["receive:10", "drain"])?;
     let to = world.address("server", Family::V4, PORT);
     let idle = world.pod("client").act(to, &["send:10", "drain"])?;
     let busy = world.pod("client").act(to, &["send:10", "sleep:1000", "send:10", "drain"])?;
-    busy.wait("send", 1)?;
+    // A client's own send succeeds before its connection has crossed the wire.
+    server.wait("receive", 2)?;
     world.node("a").place().netns.ip(&format!("link set {} down\n", WIRE))?;
     let began = Instant::now();
     for heard in [idle.wait("drain", 1)?, busy.wait("drain", 1)?, server.wait("drain", 1)?, server.wait("drain", 2)?] {
