@@ -15,7 +15,7 @@ use crate::bpf::{BpfError, Kernel, Maps};
 use crate::identity::ca::CaFileError;
 use crate::identity::{LocalCa, SvidManager};
 use crate::model::budget::Budget;
-use crate::model::mesh::{IssuerSettings, Mesh};
+use crate::model::mesh::{DataPathMode, IssuerSettings, Mesh};
 use crate::model::workload::NodeName;
 use crate::pod::{Enrolled, PodManager, Readiness};
 use crate::proxy::{Drain, PodProxy, Shared};
@@ -25,6 +25,8 @@ use crate::store;
 use crate::sys::{cgroup, harden};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Views;
+use crate::tls::datapath::{DataPathError, DataPaths};
+use crate::tls::probe::probe;
 
 /// How often denials are read from the ring buffer.
 const DRAIN_DENIALS: Duration = Duration::from_millis(100);
@@ -65,6 +67,9 @@ pub enum RunError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The kernel can't do what the configuration wants of it.
+    #[error(transparent)]
+    DataPath(#[from] DataPathError),
     /// The number of descriptors can't be raised.
     #[error("raise the limit of open files")]
     Descriptors(#[source] io::Error),
@@ -86,6 +91,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let mount = cgroup::mount_point().map_err(|source| cgroup_error(Path::new("/proc/self/mountinfo"), source))?;
     let root = args.cgroup_root.clone().unwrap_or_else(|| mount.clone());
     check_placement(&state, &node, &mount, &root)?;
+    let data_paths = Arc::new(choose_data_paths(&state)?);
     let svids = Arc::new(SvidManager::new(load_ca(state.mesh())?));
     let bundle = svids.trust_bundle();
 
@@ -100,10 +106,11 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         kernel: Box::new(move || counted.counters()),
         next_expiry: Box::new(move || expiring.next_expiry()),
     }));
+    metrics.kernel_tls(data_paths.kernel().map_or(&[], |kernel| &kernel.ciphers));
     let readiness = Arc::new(Readiness::waiting(state.on_node(&node)));
     let (publisher, store) = store::channel(state);
     let budget = Budget::of_descriptors(harden::raise_descriptor_limit().map_err(RunError::Descriptors)?);
-    let shared = Shared::new(store.clone(), Arc::clone(&maps), Arc::clone(&metrics), bundle, budget);
+    let shared = Shared::new(store.clone(), Arc::clone(&maps), Arc::clone(&metrics), bundle, data_paths, budget);
     let drain = shared.drain.clone();
     let admin =
         TcpListener::bind(args.admin).await.map_err(|source| RunError::Admin { address: args.admin, source })?;
@@ -160,6 +167,30 @@ async fn serve_until_signal(
     let reset = drain.run(limit, next_signal()).await;
     tracing::info!(connections.reset = reset, "drained");
     Ok(())
+}
+
+/// Asks the kernel, unless the configuration wants nothing of it, and says what came out.
+fn choose_data_paths(state: &MeshState) -> Result<DataPaths, DataPathError> {
+    let settings = &state.mesh().tls;
+    let probed = probe();
+    let why = probed.as_ref().err().map(ToString::to_string);
+    let paths = DataPaths::new(settings, probed)?;
+    match paths.kernel() {
+        Some(kernel) => {
+            let ciphers: Vec<_> = kernel.ciphers.iter().map(|cipher| cipher.name()).collect();
+            tracing::info!(
+                datapath = "kernel",
+                ?ciphers,
+                rekey = kernel.rekey,
+                "TLS records are protected in the kernel"
+            );
+        }
+        None => {
+            let why = why.filter(|_| settings.data_path == DataPathMode::Auto);
+            tracing::info!(datapath = "userspace", why, "TLS records are protected in user space");
+        }
+    }
+    Ok(paths)
 }
 
 fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) {

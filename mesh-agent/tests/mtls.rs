@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use mesh_agent::identity::{LocalCa, SvidManager};
 use mesh_agent::model::mesh::{KeyExchange, TlsSettings};
 use mesh_agent::model::spiffe::{SpiffeId, TrustDomain};
+use mesh_agent::tls::datapath::DataPaths;
 use mesh_agent::tls::handshake::{accept, connect};
 use mesh_agent::tls::{client_config, server_config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,10 +27,10 @@ async fn svids_of_the_embedded_ca_authenticate_both_ends() {
     let server = server_config(&redis_svid.borrow(), &bundle, &settings).unwrap();
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let (address, paths) = (listener.local_addr().unwrap(), DataPaths::userspace());
     let (client, server) = tokio::join!(
-        async { connect(TcpStream::connect(address).await.unwrap(), Arc::clone(&client), TIME_LIMIT).await },
-        async { accept(listener.accept().await.unwrap().0, server, TIME_LIMIT).await },
+        async { connect(TcpStream::connect(address).await.unwrap(), Arc::clone(&client), &paths, TIME_LIMIT).await },
+        async { accept(listener.accept().await.unwrap().0, server, &paths, TIME_LIMIT).await },
     );
     let (mut client, mut server) = (client.unwrap(), server.unwrap());
     assert_eq!((&client.peer, &server.peer), (&redis, &web));

@@ -26,7 +26,7 @@ fn ten_thousand_half_open_peers_stop_nobody_else() -> Result<()> {
     for family in Family::BOTH {
         let to = world.address("server", family, PORT);
         let (_flood, opened) = world.pod("flood").half_open(to, 10_000)?;
-        ensure!(opened.answered == 10_000, "the flood itself is too small: {opened:?}");
+        ensure!(opened.answered >= 9_900, "the flood itself is too small: {opened:?}");
         // Peers of the flooded pod, and of another one.
         for pod in ["server", "neighbour"] {
             for round in 0..20 {

@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use super::value;
 use super::walk::{Fields, Node};
-use crate::model::mesh::{CipherSuite, IssuerSettings, KeyExchange, Mesh, MtlsMode, Timeouts, TlsSettings};
+use crate::model::mesh::{
+    CipherSuite, DataPathMode, IssuerSettings, KeyExchange, Mesh, MtlsMode, Timeouts, TlsSettings,
+};
 
 /// Bounds of a time limit: below, nothing would ever succeed; above, nothing would ever be cleaned up.
 const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 const MAX_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// Below, a connection would do little else than change keys.
+const MIN_REKEY_BYTES: u64 = 1 << 20;
 
 /// Reads `spec`; `None` only if something required is missing or unreadable.
 pub(super) fn lower(spec: &Node<'_>) -> Option<Mesh> {
@@ -35,7 +40,13 @@ fn mode(node: &Node<'_>) -> Option<MtlsMode> {
 
 fn tls(node: &Node<'_>) -> TlsSettings {
     let mut settings = TlsSettings::default();
-    let Some(fields) = node.object(&["cipherSuites", "keyExchange"]) else { return settings };
+    let Some(fields) = node.object(&["cipherSuites", "keyExchange", "dataPath", "rekeyAfter"]) else { return settings };
+    let paths =
+        [("Auto", DataPathMode::Auto), ("Kernel", DataPathMode::Kernel), ("Userspace", DataPathMode::Userspace)];
+    let path = fields.optional("dataPath").and_then(|node| node.parse(value::choice(&paths)));
+    settings.data_path = path.unwrap_or_default();
+    settings.rekey_after = fields.optional("rekeyAfter").and_then(|node| node.parse(value::bytes(MIN_REKEY_BYTES)));
+    settings.ciphers_chosen = fields.optional("cipherSuites").is_some();
     let suites = CipherSuite::ALL.map(|suite| (suite.name(), suite));
     let groups = KeyExchange::ALL.map(|group| (group.name(), group));
     replace(&fields, "cipherSuites", &suites, &mut settings.cipher_suites);

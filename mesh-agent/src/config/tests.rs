@@ -104,7 +104,7 @@ spec:
   trustDomain: cluster.local
   mtls: {mode: PERMISSIVE, plaintextDetection: 50ms}
   podRanges: [10.0.0.0/8, 'fd00::/8']
-  tls: {cipherSuites: [TLS_CHACHA20_POLY1305_SHA256], keyExchange: [secp256r1, x25519]}
+  tls: {cipherSuites: [TLS_CHACHA20_POLY1305_SHA256], keyExchange: [secp256r1, x25519], dataPath: Kernel, rekeyAfter: 8Mi}
   timeouts: {handshake: 5s, connect: 1m, unknownDestination: 1s500ms, deadPeer: 20s}
   issuer: {embedded: {certificate: /etc/ca.crt, key: /etc/ca.key, svidLifetime: 1h30m}}
 ",
@@ -267,6 +267,17 @@ fn mistakes_of_the_mesh() {
             &with("tls: {cipherSuites: [TLS_AES_128_CCM_SHA256]}"),
             "spec.tls.cipherSuites[0]: `TLS_AES_128_CCM_SHA256` is not one of `TLS_AES_256_GCM_SHA384`, `TLS_AES_128_GCM_SHA256`, `TLS_CHACHA20_POLY1305_SHA256`",
         ),
+        (
+            trust_domain,
+            &with("tls: {dataPath: kernel}"),
+            "spec.tls.dataPath: `kernel` is not one of `Auto`, `Kernel`, `Userspace`",
+        ),
+        (
+            trust_domain,
+            &with("tls: {rekeyAfter: 5MB}"),
+            "spec.tls.rekeyAfter: `5MB` is not an amount like `64Mi`, `10Gi` or `1Ti`",
+        ),
+        (trust_domain, &with("tls: {rekeyAfter: 1Ki}"), "spec.tls.rekeyAfter: `1Ki` is less than 1048576 bytes"),
         (trust_domain, &with("tls: {keyExchange: []}"), "spec.tls.keyExchange: is empty, expected at least one item"),
         (issuer, "issuer: {}", "spec.issuer.embedded: is required"),
         (

@@ -90,6 +90,18 @@ pub(super) fn duration(min: Duration, max: Duration) -> impl Fn(&str) -> Result<
     }
 }
 
+/// An amount of bytes as Kubernetes writes them, in powers of 1024 and at least `min`.
+pub(super) fn bytes(min: u64) -> impl Fn(&str) -> Result<u64, String> {
+    move |text| {
+        let amount =
+            parse_bytes(text).ok_or_else(|| format!("`{text}` is not an amount like `64Mi`, `10Gi` or `1Ti`"))?;
+        if amount < min {
+            return Err(format!("`{text}` is less than {min} bytes"));
+        }
+        Ok(amount)
+    }
+}
+
 /// A path of the file system; relative ones are allowed.
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("is empty, expected a path".to_owned()) } else { Ok(PathBuf::from(text)) }
@@ -130,6 +142,13 @@ fn is_label_word(text: &str) -> bool {
     let is_end = |byte: Option<u8>| byte.is_none_or(|byte| byte.is_ascii_alphanumeric());
     let (first, last) = (text.bytes().next(), text.bytes().next_back());
     text.len() <= MAX_LABEL_BYTES && text.bytes().all(is_inner) && is_end(first) && is_end(last)
+}
+
+fn parse_bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|character: char| !character.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let shift = ["Ki", "Mi", "Gi", "Ti"].iter().position(|known| *known == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(1 << (10 * (shift + 1)))
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {

@@ -13,4 +13,25 @@ pub struct TlsInfo {
     pub cipher: CipherSuite,
     /// The key exchange group.
     pub key_exchange: KeyExchange,
+    /// Where records are protected.
+    pub data_path: DataPath,
+}
+
+/// Where the records of a session are protected.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum DataPath {
+    /// In the kernel (kTLS): the keys are there alone.
+    Kernel,
+    /// In the agent.
+    Userspace,
+}
+
+impl DataPath {
+    /// What logs and metrics show.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Userspace => "userspace",
+        }
+    }
 }

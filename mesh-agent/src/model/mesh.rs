@@ -36,19 +36,46 @@ pub enum MtlsMode {
     Strict,
 }
 
-/// What both ends may negotiate, most preferred first. TLS 1.3 only.
+/// What both ends may negotiate, most preferred first, and how sessions are carried. TLS 1.3 only.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct TlsSettings {
     /// Never empty.
     pub cipher_suites: Vec<CipherSuite>,
+    /// The list of cipher suites was written by somebody.
+    pub ciphers_chosen: bool,
+    /// A server follows its own preference rather than the client's.
+    pub server_decides: bool,
     /// Never empty.
     pub key_exchange: Vec<KeyExchange>,
+    /// Where records are protected.
+    pub data_path: DataPathMode,
+    /// Bytes after which an AES key is replaced; `None`: at the bound of RFC 8446 §5.5.
+    pub rekey_after: Option<u64>,
 }
 
 impl Default for TlsSettings {
     fn default() -> Self {
-        Self { cipher_suites: CipherSuite::ALL.to_vec(), key_exchange: KeyExchange::ALL.to_vec() }
+        Self {
+            cipher_suites: CipherSuite::ALL.to_vec(),
+            ciphers_chosen: false,
+            server_decides: false,
+            key_exchange: KeyExchange::ALL.to_vec(),
+            data_path: DataPathMode::default(),
+            rekey_after: None,
+        }
     }
+}
+
+/// Where the records of sessions may be protected.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum DataPathMode {
+    /// In the kernel where it can, in user space elsewhere.
+    #[default]
+    Auto,
+    /// In the kernel, or the agent doesn't start.
+    Kernel,
+    /// In the agent.
+    Userspace,
 }
 
 /// A cipher suite of TLS 1.3 (RFC 8446 §B.4).

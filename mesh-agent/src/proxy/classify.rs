@@ -11,10 +11,11 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::tls::ALPN;
-use crate::tls::bounded::MAX_HELLO_BYTES;
+use crate::tls::record::MAX_HELLO_BYTES;
+use crate::tls::{ALPN, Transport};
 
 /// RFC 8446 §5.1: the content type of a handshake record.
 const HANDSHAKE: u8 = 0x16;
@@ -125,6 +126,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replayed<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<S: Transport> Transport for Replayed<S> {
+    fn socket(&self) -> Option<&TcpStream> {
+        self.stream.socket()
+    }
+
+    fn is_drained(&self) -> bool {
+        self.bytes.is_empty() && self.stream.is_drained()
     }
 }
 

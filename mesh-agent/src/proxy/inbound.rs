@@ -70,11 +70,12 @@ async fn open<'a>(pod: &PodProxy, socket: &'a TcpStream, summary: &ConnectionSum
         End::Failed("tls_configuration")
     })?;
     let began = Instant::now();
-    let session = handshake::accept(stream, config, limits.handshake).await.map_err(|error| {
-        tracing::debug!(%error, src.addr = %summary.source, "handshake failed");
-        End::Denied(error.reason())
-    })?;
-    pod.shared.metrics.handshake(Direction::Inbound, began.elapsed());
+    let session =
+        handshake::accept(stream, config, &pod.shared.data_paths, limits.handshake).await.map_err(|error| {
+            tracing::debug!(%error, src.addr = %summary.source, "handshake failed");
+            End::Denied(error.reason())
+        })?;
+    pod.shared.metrics.handshake(Direction::Inbound, session.info.data_path, began.elapsed());
     Ok(Opened::Mesh(Box::new(session)))
 }
 

@@ -20,6 +20,7 @@ use crate::model::workload::Workload;
 use crate::store::Store;
 use crate::sys::netns::Netns;
 use crate::telemetry::{ConnectionSummary, Direction, End, Metrics};
+use crate::tls::datapath::DataPaths;
 
 /// What the proxies of all pods share.
 pub struct Shared {
@@ -31,6 +32,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Whom peers must be vouched for by.
     pub bundle: Arc<TrustBundle>,
+    /// Where the records of sessions are protected.
+    pub data_paths: Arc<DataPaths>,
     /// Owns the tasks.
     pub drain: Drain,
     /// How many connections there may be.
@@ -48,10 +51,11 @@ impl Shared {
         maps: Arc<Maps>,
         metrics: Arc<Metrics>,
         bundle: Arc<TrustBundle>,
+        data_paths: Arc<DataPaths>,
         budget: Budget,
     ) -> Arc<Self> {
         let (gate, seats) = (Gate::new(budget.unauthenticated), Arc::new(Semaphore::new(budget.node)));
-        Arc::new(Self { store, maps, metrics, bundle, drain: Drain::default(), budget, gate, seats })
+        Arc::new(Self { store, maps, metrics, bundle, data_paths, drain: Drain::default(), budget, gate, seats })
     }
 }
 
@@ -79,7 +83,7 @@ impl PodProxy {
         netns: Arc<Netns>,
         svid: watch::Receiver<Arc<X509Svid>>,
     ) -> Arc<Self> {
-        let settings = shared.store.snapshot().mesh().tls.clone();
+        let settings = shared.data_paths.prefer(&shared.store.snapshot().mesh().tls);
         let contexts = Contexts::new(svid, Arc::clone(&shared.bundle), settings);
         let (ports, seats) = (SourcePorts::of(&netns), Arc::new(Semaphore::new(shared.budget.pod)));
         Arc::new(Self { shared, workload, number, netns, contexts, ports, seats })

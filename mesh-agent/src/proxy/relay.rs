@@ -109,9 +109,10 @@ where
 
 /// A stable label; `resets` are those of the end that is read from and of the end that is written to.
 fn reason(fault: &Fault, resets: [&'static str; 2]) -> &'static str {
+    if let Some(reason) = fault.reason {
+        return reason;
+    }
     match (fault.kind, fault.end) {
-        // A TLS stream without its close_notify.
-        (io::ErrorKind::UnexpectedEof, _) => "truncated",
         (io::ErrorKind::TimedOut, _) => "peer_dead",
         (_, End::From) => resets[0],
         (_, End::To) => resets[1],

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 
 use super::silence::{self, Silence};
 use crate::sys::stream;
+use crate::tls::Transport;
 
 /// Probes of an idle connection before it is given up.
 const PROBES: u32 = 3;
@@ -122,6 +123,12 @@ impl AsyncWrite for Borrowed<'_> {
             Err(Errno::NOTCONN) => Ok(()),
             result => Ok(result?),
         })
+    }
+}
+
+impl Transport for Borrowed<'_> {
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self.0)
     }
 }
 

@@ -94,6 +94,15 @@ fn set<T: Copy>(socket: impl AsFd, level: c_int, name: c_int, value: &T) -> io::
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Sets an option whose value is a string of bytes.
+pub(super) fn set_bytes(socket: impl AsFd, level: c_int, name: c_int, value: &[u8]) -> io::Result<()> {
+    let size = socklen_t::try_from(value.len()).map_err(|_too_long| io::ErrorKind::InvalidInput)?;
+    // SAFETY: `value` outlives the call and its length is passed; the descriptor is borrowed.
+    let result =
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, value.as_ptr().cast::<c_void>(), size) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 const fn size_u32<T>() -> socklen_t {
     assert!(size_of::<T>() <= 512, "option values are small");
     #[expect(clippy::cast_possible_truncation, reason = "asserted above")]

@@ -15,10 +15,17 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::access::Direction;
+use crate::model::connection::DataPath;
+use crate::model::mesh::CipherSuite;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct DirectionLabel {
     direction: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CipherLabel {
+    cipher: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -33,6 +40,12 @@ struct ClosedLabels {
     outcome: &'static str,
     reason: &'static str,
     tls: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct SessionLabels {
+    direction: &'static str,
+    datapath: &'static str,
 }
 
 /// One finished connection, as labels and values.
@@ -53,7 +66,9 @@ pub struct Metrics {
     active: Family<DirectionLabel, Gauge>,
     bytes: Family<ByteLabels, Counter>,
     handshakes: Family<DirectionLabel, Histogram>,
+    sessions: Family<SessionLabels, Counter>,
     source_ports: Counter,
+    kernel_tls: Family<CipherLabel, Gauge>,
     enrolled: Gauge,
     pending: Gauge,
 }
@@ -70,7 +85,9 @@ impl Metrics {
             active: Family::default(),
             bytes: Family::default(),
             handshakes: Family::new_with_constructor(buckets),
+            sessions: Family::default(),
             source_ports: Counter::default(),
+            kernel_tls: Family::default(),
             enrolled: Gauge::default(),
             pending: Gauge::default(),
         };
@@ -87,8 +104,12 @@ impl Metrics {
         registry.register_with_unit("relayed", help, Unit::Bytes, self.bytes.clone());
         let help = "Duration of TLS handshakes that succeeded";
         registry.register_with_unit("handshake", help, Unit::Seconds, self.handshakes.clone());
+        let help = "TLS sessions that began, by where their records are protected";
+        registry.register("tls_sessions", help, self.sessions.clone());
         let help = "Outbound connections whose source port could not be kept";
         registry.register("source_ports_changed", help, self.source_ports.clone());
+        let help = "Whether the kernel protects the records of this cipher's sessions";
+        registry.register("kernel_tls", help, self.kernel_tls.clone());
         registry.register("workloads_enrolled", "Workloads of this node that are in the mesh", self.enrolled.clone());
         registry.register("workloads_pending", "Workloads of this node that wait to be enrolled", self.pending.clone());
         registry.register_collector(Box::new(views));
@@ -117,15 +138,24 @@ impl Metrics {
         self.bytes.get_or_create(&ByteLabels { direction, flow: "received" }).inc_by(bytes_received);
     }
 
-    /// Counts a handshake that succeeded.
-    pub fn handshake(&self, direction: Direction, took: Duration) {
-        let label = DirectionLabel { direction: direction.label() };
-        self.handshakes.get_or_create(&label).observe(took.as_secs_f64());
+    /// Counts a handshake that succeeded, and where its session goes on.
+    pub fn handshake(&self, direction: Direction, data_path: DataPath, took: Duration) {
+        let direction = direction.label();
+        self.handshakes.get_or_create(&DirectionLabel { direction }).observe(took.as_secs_f64());
+        self.sessions.get_or_create(&SessionLabels { direction, datapath: data_path.label() }).inc();
     }
 
     /// Counts an outbound connection that had to take another source port than the application's.
     pub fn source_port_changed(&self) {
         self.source_ports.inc();
+    }
+
+    /// Sets which ciphers the kernel carries.
+    pub fn kernel_tls(&self, carried: &[CipherSuite]) {
+        for cipher in CipherSuite::ALL {
+            let gauge = self.kernel_tls.get_or_create(&CipherLabel { cipher: cipher.name() });
+            gauge.set(i64::from(carried.contains(&cipher)));
+        }
     }
 
     /// Sets how many of the node's workloads are in the mesh, and how many wait.
@@ -185,7 +215,8 @@ mod tests {
             next_expiry: Box::new(|| Some(UNIX_EPOCH + Duration::from_secs(5))),
         });
         let active = metrics.opened(Direction::Inbound);
-        metrics.handshake(Direction::Inbound, Duration::from_millis(2));
+        metrics.handshake(Direction::Inbound, DataPath::Kernel, Duration::from_millis(2));
+        metrics.kernel_tls(&[CipherSuite::Aes128Gcm]);
         metrics.closed(&Closed {
             direction: "inbound",
             outcome: "ok",
@@ -201,6 +232,9 @@ mod tests {
             "mesh_connections_active{direction=\"inbound\"} 0",
             "mesh_relayed_bytes_total{direction=\"inbound\",flow=\"received\"} 7",
             "mesh_handshake_seconds_count{direction=\"inbound\"} 1",
+            "mesh_tls_sessions_total{direction=\"inbound\",datapath=\"kernel\"} 1",
+            "mesh_kernel_tls{cipher=\"TLS_AES_128_GCM_SHA256\"} 1",
+            "mesh_kernel_tls{cipher=\"TLS_AES_256_GCM_SHA384\"} 0",
             "mesh_kernel_events_total{reason=\"connect_refused\"} 3",
             "mesh_svid_expiry_timestamp_seconds 5",
         ] {

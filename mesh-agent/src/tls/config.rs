@@ -65,6 +65,8 @@ pub fn client_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
+    // The record layer is ours, or the kernel's: it gets the keys.
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 
@@ -84,6 +86,8 @@ pub fn server_config(
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ignore_client_order = settings.server_decides;
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 

@@ -9,8 +9,9 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
+use super::datapath::DataPaths;
 use super::handshake::{HandshakeError, TlsSession, accept, connect};
-use super::{ALPN, TlsConfigError, client_config, server_config};
+use super::{ALPN, TlsConfigError, client_config, server_config, session_reason};
 use crate::model::mesh::{CipherSuite, KeyExchange, TlsSettings};
 
 mod certificates;
@@ -36,7 +37,8 @@ fn redis(ca: &Ca) -> ServerConfig {
 
 async fn shake(client: ClientConfig, server: ServerConfig) -> (Shaken, Shaken) {
     let (near, far) = duplex(1 << 16);
-    tokio::join!(connect(near, Arc::new(client), TIME_LIMIT), accept(far, Arc::new(server), TIME_LIMIT))
+    let paths = DataPaths::userspace();
+    tokio::join!(connect(near, Arc::new(client), &paths, TIME_LIMIT), accept(far, Arc::new(server), &paths, TIME_LIMIT))
 }
 
 fn reason(shaken: &Shaken) -> &'static str {
@@ -71,8 +73,11 @@ async fn both_ends_learn_the_others_identity() {
 #[tokio::test]
 async fn settings_decide_what_is_negotiated() {
     let ca = Ca::new();
-    let settings =
-        TlsSettings { cipher_suites: vec![CipherSuite::Chacha20Poly1305], key_exchange: vec![KeyExchange::P256] };
+    let settings = TlsSettings {
+        cipher_suites: vec![CipherSuite::Chacha20Poly1305],
+        key_exchange: vec![KeyExchange::P256],
+        ..TlsSettings::default()
+    };
     let client = client_config(&ca.svid(WEB), &ca.bundle(), &id(REDIS), &settings).unwrap();
     let (client, _server) = shake(Arc::unwrap_or_clone(client), redis(&ca)).await;
     let info = client.unwrap().info;
@@ -116,7 +121,7 @@ async fn a_refused_client_learns_it_from_its_first_read() {
     let (client, server) = shake(Arc::unwrap_or_clone(client), redis(&ca)).await;
     assert_eq!(reason(&server), "untrusted");
     let error = client.unwrap().stream.read_u8().await.unwrap_err();
-    assert_eq!(HandshakeError::from(error).reason(), "refused_by_peer");
+    assert_eq!(session_reason(&error), Some("alert_certificate_unknown"));
 }
 
 #[test]
@@ -164,7 +169,7 @@ async fn twice(client: ClientConfig, server: ServerConfig) -> Option<HandshakeKi
         server.stream.write_all(b"x").await.unwrap();
         server.stream.flush().await.unwrap();
         client.stream.read_u8().await.unwrap();
-        kind = client.stream.get_ref().1.handshake_kind();
+        kind = client.kind;
     }
     kind
 }
@@ -191,22 +196,22 @@ async fn older_tls_is_refused() {
     hello.extend([0, 0, 2, 0xc0, 0x2b, 1, 0]);
     let (mut near, far) = duplex(1 << 16);
     near.write_all(&hello).await.unwrap();
-    let shaken = accept(far, Arc::new(redis(&Ca::new())), TIME_LIMIT).await;
+    let shaken = accept(far, Arc::new(redis(&Ca::new())), &DataPaths::userspace(), TIME_LIMIT).await;
     assert_eq!(reason(&shaken), "incompatible");
 }
 
 #[tokio::test]
 async fn silence_nonsense_and_hanging_up_have_their_own_reasons() {
-    let server = Arc::new(redis(&Ca::new()));
+    let (server, paths) = (Arc::new(redis(&Ca::new())), DataPaths::userspace());
     let (near, far) = duplex(64);
-    assert_eq!(reason(&accept(far, Arc::clone(&server), Duration::ZERO).await), "timeout");
+    assert_eq!(reason(&accept(far, Arc::clone(&server), &paths, Duration::ZERO).await), "timeout");
     drop(near);
     let (near, far) = duplex(64);
     drop(near);
-    assert_eq!(reason(&accept(far, Arc::clone(&server), TIME_LIMIT).await), "closed");
+    assert_eq!(reason(&accept(far, Arc::clone(&server), &paths, TIME_LIMIT).await), "closed");
     let (mut near, far) = duplex(64);
     near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    assert_eq!(reason(&accept(far, server, TIME_LIMIT).await), "protocol");
+    assert_eq!(reason(&accept(far, server, &paths, TIME_LIMIT).await), "protocol");
 }
 
 #[test]

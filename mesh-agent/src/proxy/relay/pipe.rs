@@ -11,8 +11,10 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes that are read at once, hence held at most: one TLS record's worth.
-const CHUNK_BYTES: usize = 16 * 1024;
+use crate::tls::session_reason;
+
+/// Bytes that are read at once, hence held at most: four TLS records' worth.
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// What one direction of a paused relay holds.
 #[derive(Debug, Eq, PartialEq)]
@@ -41,6 +43,8 @@ pub(super) enum End {
 pub(super) struct Fault {
     pub(super) end: End,
     pub(super) kind: io::ErrorKind,
+    /// What TLS calls it.
+    pub(super) reason: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -181,5 +185,11 @@ fn some(count: usize) -> io::Result<usize> {
 }
 
 fn fault(end: End) -> impl Fn(io::Error) -> Fault {
-    move |error| Fault { end, kind: error.kind() }
+    move |error| {
+        let reason = session_reason(&error);
+        if reason.is_some() {
+            tracing::debug!(%error, "a TLS session broke");
+        }
+        Fault { end, kind: error.kind(), reason }
+    }
 }
