@@ -42,7 +42,7 @@ impl Transport for tokio::io::DuplexStream {
 }
 
 /// What was received.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub(super) enum Incoming {
     /// Application data, now in the reader's buffer; perhaps none.
     Data,

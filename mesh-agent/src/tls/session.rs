@@ -76,6 +76,11 @@ impl<S: Transport> TlsStream<S> {
         }
     }
 
+    /// What it runs on.
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
     /// Where its records are protected.
     pub fn data_path(&self) -> DataPath {
         match self.layer {

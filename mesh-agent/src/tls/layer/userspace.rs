@@ -34,8 +34,8 @@ pub(in crate::tls) struct Userspace {
     transmit_sequence: u64,
     /// Received and not decrypted.
     held: Vec<u8>,
-    /// Decrypted behind data that had to be given out first.
-    control: Option<(u8, Vec<u8>)>,
+    /// What came behind data that had to be given out first.
+    next: Option<Result<Incoming, SessionError>>,
     /// Encrypted and not sent: whole records, the first perhaps in part.
     unsent: VecDeque<Vec<u8>>,
     /// How much of the first was sent.
@@ -56,8 +56,8 @@ impl Userspace {
     ) -> Result<Self, SessionError> {
         let (transmit_sequence, receive_sequence) = (transmit.sequence, receive.sequence);
         let (encrypter, decrypter) = (encrypter(suite, transmit)?, decrypter(suite, receive)?);
-        let (held, control, unsent, sent) = (Vec::new(), None, VecDeque::new(), 0);
-        Ok(Self { decrypter, encrypter, receive_sequence, transmit_sequence, held, control, unsent, sent })
+        let (held, next, unsent, sent) = (Vec::new(), None, VecDeque::new(), 0);
+        Ok(Self { decrypter, encrypter, receive_sequence, transmit_sequence, held, next, unsent, sent })
     }
 
     pub(super) fn set_receive_keys(
@@ -86,8 +86,8 @@ impl Userspace {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<Result<Incoming, SessionError>> {
-        if let Some((content_type, bytes)) = self.control.take() {
-            return Poll::Ready(Ok(Incoming::Control { content_type, bytes }));
+        if let Some(next) = self.next.take() {
+            return Poll::Ready(next);
         }
         let mut space = [const { MaybeUninit::uninit() }; READ_BYTES];
         let mut space = ReadBuf::uninit(&mut space);
@@ -113,25 +113,38 @@ impl Userspace {
     /// many bytes it took.
     fn open(&mut self, bytes: &mut [u8], buf: &mut ReadBuf<'_>) -> Result<Option<(Incoming, usize)>, SessionError> {
         let mut used = 0;
-        while let Some(length) = whole(&bytes[used..]).map_err(|_nonsense| SessionError::BadRecord)? {
-            if used > 0 && buf.remaining() < MAX_PLAINTEXT {
-                break;
+        while used == 0 || buf.remaining() >= MAX_PLAINTEXT {
+            let (incoming, length) = match self.open_one(&mut bytes[used..], buf) {
+                Ok(None) => break,
+                Ok(Some((Incoming::Data, length))) => {
+                    used += length;
+                    continue;
+                }
+                Ok(Some((control, length))) => (Ok(control), length),
+                // Nothing will be read behind it.
+                Err(error) => (Err(error), bytes.len() - used),
+            };
+            if used == 0 {
+                return incoming.map(|incoming| Some((incoming, length)));
             }
-            let (content_type, plaintext) = self.decrypt(&mut bytes[used..used + length])?;
-            let first = used == 0;
             used += length;
-            match content_type {
-                content::DATA => buf.put_slice(plaintext),
-                _ if first => {
-                    return Ok(Some((Incoming::Control { content_type, bytes: plaintext.to_vec() }, used)));
-                }
-                _ => {
-                    self.control = Some((content_type, plaintext.to_vec()));
-                    break;
-                }
-            }
+            self.next = Some(incoming);
+            break;
         }
         Ok((used > 0).then_some((Incoming::Data, used)))
+    }
+
+    fn open_one(&mut self, bytes: &mut [u8], buf: &mut ReadBuf<'_>) -> Result<Option<(Incoming, usize)>, SessionError> {
+        let Some(length) = whole(bytes).map_err(|_nonsense| SessionError::BadRecord)? else { return Ok(None) };
+        let (content_type, plaintext) = self.decrypt(&mut bytes[..length])?;
+        let incoming = match content_type {
+            content::DATA => {
+                buf.put_slice(plaintext);
+                Incoming::Data
+            }
+            _ => Incoming::Control { content_type, bytes: plaintext.to_vec() },
+        };
+        Ok(Some((incoming, length)))
     }
 
     fn decrypt<'a>(&mut self, record: &'a mut [u8]) -> Result<(u8, &'a [u8]), SessionError> {
