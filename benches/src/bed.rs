@@ -107,7 +107,7 @@ impl Bed {
             Mode::Direct => Carrier::Nobody,
             Mode::Mesh => Carrier::Mesh(Mesh::setup(&world, agent, MtlsMode::Strict).start()?),
             Mode::MeshX25519 => {
-                Carrier::Mesh(Mesh::setup(&world, agent, MtlsMode::Strict).key_exchange("x25519").start()?)
+                Carrier::Mesh(Mesh::setup(&world, agent, MtlsMode::Strict).tls("keyExchange: [x25519]").start()?)
             }
             Mode::Haproxy => {
                 let Some(Carrier::Mesh(mesh)) = issuer.map(|bed| &bed.carrier) else {

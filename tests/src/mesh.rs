@@ -32,15 +32,21 @@ pub struct Setup<'w> {
     mode: Mode,
     accounts: Vec<(String, String, String)>,
     omitted: Vec<(String, String)>,
-    key_exchange: Option<String>,
+    tls: Vec<(Option<String>, String)>,
     timeouts: String,
     drain_seconds: Option<u64>,
 }
 
 impl Setup<'_> {
-    /// Allows this key exchange group only, by its IANA name.
-    pub fn key_exchange(mut self, group: &str) -> Self {
-        self.key_exchange = Some(group.to_owned());
+    /// Sets fields of the Mesh's `spec.tls`, such as `dataPath: Userspace`.
+    pub fn tls(mut self, fields: &str) -> Self {
+        self.tls.push((None, fields.to_owned()));
+        self
+    }
+
+    /// Sets fields of `spec.tls` for the agent of one node.
+    pub fn tls_on(mut self, node: &str, fields: &str) -> Self {
+        self.tls.push((Some(node.to_owned()), fields.to_owned()));
         self
     }
 
@@ -81,7 +87,7 @@ impl Setup<'_> {
         for node in self.world.nodes() {
             let config = mesh.config(node.name());
             std::fs::create_dir_all(&config).with_context(|| format!("make {}", config.display()))?;
-            std::fs::write(config.join("mesh.yaml"), self.mesh_document(&mesh.directory))?;
+            std::fs::write(config.join("mesh.yaml"), self.mesh_document(node.name(), &mesh.directory))?;
             let pods = self.world.pods().iter().filter(|pod| pod.is_workload());
             let omitted = |pod: &Pod| self.omitted.contains(&(node.name().to_owned(), pod.name().to_owned()));
             for pod in pods.filter(|pod| !omitted(pod)) {
@@ -96,12 +102,13 @@ impl Setup<'_> {
         Ok(mesh)
     }
 
-    fn mesh_document(&self, ca: &Path) -> String {
+    fn mesh_document(&self, node: &str, ca: &Path) -> String {
         let mode = match self.mode {
             Mode::Permissive => "PERMISSIVE",
             Mode::Strict => "STRICT",
         };
-        let tls = self.key_exchange.iter().map(|group| format!("  tls:\n    keyExchange: [{group}]\n"));
+        let tls = self.tls.iter().filter(|(only, _)| only.as_ref().is_none_or(|only| only == node));
+        let tls: Vec<_> = tls.map(|(_, fields)| fields.as_str()).collect();
         format!(
             "apiVersion: mesh.hauberk.dev/v1alpha1\n\
              kind: Mesh\n\
@@ -111,12 +118,13 @@ impl Setup<'_> {
                mtls:\n    mode: {mode}\n  \
                timeouts: {{{}}}\n  \
                podRanges: [\"{}\"]\n  \
-               issuer:\n    embedded:\n      certificate: {}\n      key: {}\n{}",
+               tls: {{{}}}\n  \
+               issuer:\n    embedded:\n      certificate: {}\n      key: {}\n",
             self.timeouts,
             POD_RANGES.join("\", \""),
+            tls.join(", "),
             ca.join("ca.crt").display(),
             ca.join("ca.key").display(),
-            tls.collect::<String>(),
         )
     }
 
@@ -179,7 +187,7 @@ impl Mesh {
             mode,
             accounts,
             omitted,
-            key_exchange: None,
+            tls: Vec::new(),
             timeouts: String::new(),
             drain_seconds: None,
         }

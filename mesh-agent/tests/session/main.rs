@@ -2,6 +2,7 @@
 //!
 //! Tests named after `kernel` need a kernel with TLS and show as ignored elsewhere; `cargo xtask test vm` runs them.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "what the tests share may fail them, too")]
 
 mod ends;
 mod peer;
