@@ -15,7 +15,8 @@ use crate::bpf::{BpfError, Kernel, Maps};
 use crate::identity::ca::CaFileError;
 use crate::identity::{LocalCa, SvidManager};
 use crate::model::budget::Budget;
-use crate::model::mesh::{DataPathMode, IssuerSettings, Mesh};
+use crate::model::kernel::{KernelDefect, defects_of, parse_version};
+use crate::model::mesh::{CipherSuite, DataPathMode, IssuerSettings, Mesh};
 use crate::model::workload::NodeName;
 use crate::pod::{Enrolled, PodManager, Readiness};
 use crate::proxy::{Drain, PodProxy, Shared};
@@ -26,7 +27,7 @@ use crate::sys::{cgroup, harden};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Views;
 use crate::tls::datapath::{DataPathError, DataPaths};
-use crate::tls::probe::probe;
+use crate::tls::probe::{ProbeError, probe};
 
 /// How often denials are read from the ring buffer.
 const DRAIN_DENIALS: Duration = Duration::from_millis(100);
@@ -190,7 +191,36 @@ fn choose_data_paths(state: &MeshState) -> Result<DataPaths, DataPathError> {
             tracing::info!(datapath = "userspace", why, "TLS records are protected in user space");
         }
     }
+    if paths.kernel().is_some_and(|kernel| kernel.interrupted_send_breaks) {
+        tracing::warn!("this kernel breaks a TLS connection whose sender a signal interrupts (errno 512)");
+    }
+    for defect in paths.kernel().into_iter().flat_map(|_| known_defects()) {
+        tracing::warn!(cve = defect.cve, "this kernel's TLS has a known defect: {}", defect.summary);
+    }
     Ok(paths)
+}
+
+/// What is known against this kernel's TLS, by its version.
+fn known_defects() -> impl Iterator<Item = &'static KernelDefect> {
+    let name = rustix::system::uname();
+    let version = parse_version(&name.release().to_string_lossy(), &name.version().to_string_lossy());
+    version.into_iter().flat_map(defects_of)
+}
+
+/// What this kernel's TLS can do, for people: `mesh-agent probe`.
+pub fn describe_probe() -> Result<String, ProbeError> {
+    let support = probe()?;
+    let mut text = format!("kernel     {}\n", rustix::system::uname().release().to_string_lossy());
+    for defect in known_defects() {
+        text += &format!("defect     {}: {}\n", defect.cve, defect.summary);
+    }
+    for cipher in CipherSuite::ALL {
+        let carried = if support.ciphers.contains(&cipher) { "in the kernel" } else { "in user space" };
+        text += &format!("cipher     {}: {carried}\n", cipher.name());
+    }
+    let can = |can: bool| if can { "yes" } else { "no" };
+    text += &format!("rekey      {}\nerrno 512  {}\n", can(support.rekey), can(support.interrupted_send_breaks));
+    Ok(text)
 }
 
 fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) {

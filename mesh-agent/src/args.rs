@@ -32,6 +32,8 @@ pub enum Command {
     Ca(CaCommand),
     /// Issue an SVID from the embedded CA into files, for tools such as openssl. Writes a private key: for tests.
     Svid(SvidArgs),
+    /// Try what this node's kernel can do of TLS, and print it. Exit code 1: nothing.
+    Probe,
     /// Take the mesh off this node: remove every pinned program and map. Pods talk plaintext afterwards.
     Uninstall(UninstallArgs),
 }

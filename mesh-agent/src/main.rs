@@ -1,5 +1,6 @@
 //! The binary: arguments in, exit code out. 0: done; 1: it failed; 2: the configuration or the command line is wrong.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -39,6 +40,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let ca = app::load_ca(&config.mesh)?;
             let id = SpiffeId::of_service_account(&config.mesh.trust_domain, &args.namespace, &args.service_account)?;
             runtime()?.block_on(export::export(&ca, &id, &args.out))?;
+        }
+        Command::Probe => {
+            let text = app::describe_probe()?;
+            std::io::stdout().lock().write_all(text.as_bytes()).context("write to stdout")?;
         }
         Command::Uninstall(args) => Kernel::uninstall(&args.bpffs)?,
     }

@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod connection;
+pub mod kernel;
 pub mod mesh;
 pub mod spiffe;
 pub mod svid;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::keys::crypto_info;
 use crate::model::mesh::CipherSuite;
+use crate::sys::interrupt;
 use crate::sys::ktls::{self, Way};
 
 const TIME_LIMIT: Duration = Duration::from_secs(2);
@@ -19,6 +20,9 @@ pub struct KernelSupport {
     pub ciphers: Vec<CipherSuite>,
     /// Keys can be replaced (kernel 6.14).
     pub rekey: bool,
+    /// A blocking send that a signal interrupts within a record ends with errno 512 and breaks the connection. The
+    /// agent's sockets don't block: this concerns sockets of applications.
+    pub interrupted_send_breaks: bool,
 }
 
 /// Why the kernel's TLS can't be used.
@@ -34,7 +38,7 @@ pub enum ProbeError {
 
 /// Probes every cipher.
 pub fn probe() -> Result<KernelSupport, ProbeError> {
-    let mut support = KernelSupport { ciphers: vec![], rekey: true };
+    let mut support = KernelSupport { ciphers: vec![], rekey: true, interrupted_send_breaks: false };
     for cipher in CipherSuite::ALL {
         let (near, far) = pair().map_err(ProbeError::Loopback)?;
         for socket in [&near, &far] {
@@ -49,7 +53,22 @@ pub fn probe() -> Result<KernelSupport, ProbeError> {
         }
     }
     support.rekey &= !support.ciphers.is_empty();
+    if let Some(cipher) = support.ciphers.first() {
+        support.interrupted_send_breaks = interrupted_send_breaks(*cipher).map_err(ProbeError::Loopback)?;
+    }
     Ok(support)
+}
+
+/// Not an errno that user space may see (include/linux/errno.h).
+const ERESTARTSYS: i32 = 512;
+
+fn interrupted_send_breaks(cipher: CipherSuite) -> io::Result<bool> {
+    let (near, _far) = pair()?;
+    ktls::attach(&near)?;
+    ktls::set_keys(&near, Way::Transmit, &example(cipher, 3))?;
+    // Nobody reads at the other end, so this blocks once the buffers are full.
+    let error = interrupt::interrupted_send(&near, TIME_LIMIT)?;
+    Ok(error.is_some_and(|error| error.raw_os_error() == Some(ERESTARTSYS)))
 }
 
 fn pair() -> io::Result<(TcpStream, TcpStream)> {
