@@ -3,6 +3,7 @@
 //! Nothing here decides what is enrolled or diverted; `mesh-common` has the rules and `pod` the order of events.
 
 mod attach;
+mod clsact;
 mod events;
 mod maps;
 mod object;

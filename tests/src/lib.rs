@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod netns;
 pub mod openssl;
 pub mod process;
+pub mod scale;
 pub mod script;
 pub mod stage;
 pub mod wait;

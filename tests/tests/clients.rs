@@ -77,19 +77,31 @@ const SEEN: &str = "5000 ConnectionResetError ConnectionResetError";
 
 #[test]
 #[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
-fn python_and_go_see_what_a_network_would_show() -> Result<()> {
+fn python_sees_what_a_network_would_show() -> Result<()> {
+    sees_what_a_network_would_show(|client, _| {
+        let mut python = client.command("python3");
+        python.args(["-c", PYTHON]);
+        Ok(python)
+    })
+}
+
+#[test]
+#[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
+fn go_sees_what_a_network_would_show() -> Result<()> {
+    sees_what_a_network_would_show(|client, directory| Ok(client.command(build_go(directory)?)))
+}
+
+/// `program` makes the client, which takes the server's address and the three ports.
+fn sees_what_a_network_would_show(program: impl Fn(&Place, &Path) -> Result<Command>) -> Result<()> {
     let world = World::standard()?;
     let _half = world.pod("server").act_serve(HALF_CLOSE, &["drain", "send:5000", "close"])?;
     let _resets = world.pod("server").act_serve(RESETS, &["receive:10", "reset"])?;
     let _mesh = Mesh::start(&world, Mode::Strict)?;
-    let go = build_go(world.directory())?;
     let client = world.pod("client");
     for family in Family::BOTH {
         let host = world.pod("server").address(family).to_string();
         let ports = [HALF_CLOSE, RESETS, REFUSED].map(|port| port.to_string());
-        let mut python = client.command("python3");
-        seen(client, python.args(["-c", PYTHON, &host]).args(&ports))?;
-        seen(client, client.command(&go).arg(&host).args(&ports))?;
+        seen(client, program(client, world.directory())?.arg(&host).args(&ports))?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use mesh_tests::app::{Acted, pattern_sum};
 use mesh_tests::mesh::{Mesh, Mode, agent_bin};
 use mesh_tests::openssl;
+use mesh_tests::scale::{self, at_most_ms};
 use mesh_tests::stage::MARKER;
 use mesh_tests::wait::{LIMIT, wait_until};
 use mesh_tests::world::{Family, WIRE, World};
@@ -27,7 +28,8 @@ fn mesh(world: &World, timeouts: &str) -> Result<Mesh> {
 fn both_directions_carry_256_mib_at_once_unchanged() -> Result<()> {
     let world = World::standard()?;
     let _mesh = mesh(&world, "")?;
-    let (size, sum) = (256 * MIB, pattern_sum(256 * MIB));
+    let size = u64::from(scale::less(256)) * MIB;
+    let sum = pattern_sum(size);
     let exchange = format!("exchange:{size}");
     let server = world.pod("server").act_serve(PORT, &[&exchange])?;
     for (index, family) in Family::BOTH.into_iter().enumerate() {
@@ -102,7 +104,10 @@ fn a_reset_after_an_end_of_data_arrives_too() -> Result<()> {
     // Both agents notice at once, although nobody sends anything.
     for (node, direction) in [("a", "outbound"), ("b", "inbound")] {
         let line = mesh.agent(node).wait_access(&[("direction", direction), ("src.addr", &local)])?;
-        ensure!(line.field("outcome") == "failed" && line.field("duration_ms").parse::<f64>()? < 1500.0, "{line:?}");
+        ensure!(
+            line.field("outcome") == "failed" && line.field("duration_ms").parse::<f64>()? < at_most_ms(1500) as f64,
+            "{line:?}"
+        );
     }
     Ok(())
 }
@@ -115,7 +120,7 @@ fn a_refused_port_resets_the_client_at_once() -> Result<()> {
     for family in Family::BOTH {
         let client = world.pod("client").act(world.address("server", family, 7999), &["drain"])?;
         let heard = client.wait("drain", 1)?;
-        ensure!(end(&heard) == RESET && heard.ms < 1000, "{family}: {heard:?}");
+        ensure!(end(&heard) == RESET && heard.ms < at_most_ms(1000), "{family}: {heard:?}");
     }
     Ok(())
 }
@@ -201,7 +206,7 @@ fn a_dead_peer_node_is_noticed_with_and_without_data_under_way() -> Result<()> {
     for heard in [idle.wait("drain", 1)?, busy.wait("drain", 1)?, server.wait("drain", 1)?, server.wait("drain", 2)?] {
         ensure!(end(&heard) == RESET, "{heard:?}");
     }
-    ensure!(began.elapsed() < Duration::from_secs(8), "noticed after {:?}", began.elapsed());
+    ensure!(began.elapsed() < scale::longer(Duration::from_secs(8)), "noticed after {:?}", began.elapsed());
     Ok(())
 }
 
@@ -212,11 +217,11 @@ fn time_limits_are_the_configured_ones() -> Result<()> {
     let _mesh = mesh(&world, "connect: 1s, handshake: 500ms")?;
     // Silence instead of a hello.
     let silent = world.pod("outsider").act(world.address("server", Family::V4, PORT), &["drain"])?.wait("drain", 1)?;
-    ensure!(end(&silent) == RESET && (450..2000).contains(&silent.ms), "{silent:?}");
+    ensure!(end(&silent) == RESET && (450..at_most_ms(2000)).contains(&silent.ms), "{silent:?}");
     // Nobody answers the SYN.
     world.node("b").place().netns.ip(&format!("link set {} down\n", WIRE))?;
     let client = world.pod("client").act(world.address("server", Family::V4, PORT), &["drain"])?;
     let unanswered = client.wait("drain", 1)?;
-    ensure!(end(&unanswered) == RESET && unanswered.ms < 3000, "{unanswered:?}");
+    ensure!(end(&unanswered) == RESET && unanswered.ms < at_most_ms(3000), "{unanswered:?}");
     Ok(())
 }

@@ -3,13 +3,18 @@
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::app::Burst;
 use mesh_tests::mesh::{Mesh, Mode};
+use mesh_tests::scale;
 use mesh_tests::stage::Stage;
 use mesh_tests::wait::{LIMIT, wait_until};
-use mesh_tests::world::{Family, World};
+use mesh_tests::world::{Family, Pod, World};
 use std::net::SocketAddr;
 
 /// 1,000 ports instead of the usual 28,232.
-const NARROW: [(&str, &str); 1] = [("ipv4/ip_local_port_range", "40000 40999")];
+const NARROW: u32 = 1000;
+
+fn narrow(pod: &Pod, ports: u32) -> Result<()> {
+    pod.netns.sysctl(&[("ipv4/ip_local_port_range", &format!("40000 {}", 40_000 + ports - 1))])
+}
 
 fn all_answered(burst: &Burst, count: usize) -> Result<()> {
     ensure!(burst.answered == count && burst.failures.is_empty(), "{burst:?}");
@@ -35,20 +40,21 @@ fn five_hundred_connections_fifty_at_a_time_lose_nothing() -> Result<()> {
 fn five_thousand_connections_through_a_thousand_ports_all_succeed() -> Result<()> {
     let world = World::standard()?;
     for pod in ["client", "server"] {
-        world.pod(pod).netns.sysctl(&NARROW)?;
+        narrow(world.pod(pod), scale::less(NARROW))?;
     }
     let _servers = [("server", 7000), ("server", 7001), ("server", 7002), ("client", 7000)]
         .map(|(pod, port)| world.pod(pod).serve(port))
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
     let mesh = Mesh::start(&world, Mode::Strict)?;
+    let count = 5 * usize::try_from(scale::less(NARROW))?;
     let to = |pod: &str, family, port| world.address(pod, family, port);
     let one = |pod: &str, family| vec![to(pod, family, 7000)];
     let three: Vec<SocketAddr> = [7000, 7001, 7002].map(|port| to("server", Family::V6, port)).to_vec();
     for (from, to) in [("client", one("server", Family::V4)), ("server", one("client", Family::V4)), ("client", three)]
     {
-        let burst = world.pod(from).burst(&to, 5000, 20)?;
-        ensure!(burst.answered == 5000, "{from} to {to:?}: {burst:?}");
+        let burst = world.pod(from).burst(&to, count, 20)?;
+        ensure!(burst.answered == count, "{from} to {to:?}: {burst:?}");
     }
     for node in ["a", "b"] {
         let changed = mesh.agent(node).metric("mesh_source_ports_changed_total", &[])?;
@@ -95,7 +101,7 @@ fn the_wire_has_a_port_that_the_application_bound_itself() -> Result<()> {
 fn a_port_range_that_changed_later_costs_one_port_and_is_counted() -> Result<()> {
     let stage = Stage::start(Mode::Strict)?;
     let client = stage.world.pod("client");
-    client.netns.sysctl(&NARROW)?;
+    narrow(client, NARROW)?;
     let to = stage.server_address(Family::V4);
     for (port, changed) in [(50_000, 1.0), (50_001, 1.0), (50_002, 1.0)] {
         let from = SocketAddr::new(client.address(Family::V4), port);

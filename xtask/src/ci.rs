@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::test;
+use crate::{test, vm};
 
 /// Run every test tier; a tier that cannot run is a failure
 #[derive(clap::Args)]
@@ -11,6 +11,6 @@ pub(crate) struct Options {}
 
 impl Options {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        test::run_tiers(&[], test::Skips::Fail)
+        test::run_tiers(&[], &vm::Selection::default(), test::Skips::Fail)
     }
 }

@@ -17,6 +17,7 @@ mod setup;
 mod sys;
 mod test;
 mod tidy;
+mod vm;
 mod workspace;
 
 /// Development commands of Hauberk.

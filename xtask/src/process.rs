@@ -52,7 +52,7 @@ fn pid_of(child: &Child) -> Option<Pid> {
 }
 
 /// Waits by descriptor: no thread, no polling interval, and the process id stays ours until `wait`.
-fn ended_before(child: &Child, deadline: Instant) -> Result<bool> {
+pub(crate) fn ended_before(child: &Child, deadline: Instant) -> Result<bool> {
     let pid = pid_of(child).context("the child has no process id")?;
     let descriptor = pidfd_open(pid, PidfdFlags::empty()).context("open the child's pidfd")?;
     loop {

@@ -9,14 +9,14 @@ use ebpf_build::{COMPILER_PACKAGES, Error, Missing, Toolchain, describe, find_pr
 
 use crate::{
     process::{self, say},
-    workspace,
+    vm, workspace,
 };
 
 pub(crate) mod tools;
 
 mod debian;
 
-use tools::{BENCH_TOOLS, BUILD_TOOLS, RUN_TOOLS, Tool};
+use tools::{BENCH_TOOLS, BUILD_TOOLS, EMULATOR, EMULATOR_COMPANIONS, RUN_TOOLS, Tool, VM_TOOLS};
 
 /// Install what the build, the tests and the demo need
 #[derive(clap::Args)]
@@ -31,11 +31,13 @@ pub(crate) enum Purpose {
     Run,
     /// Also run the bench.
     Bench,
+    /// Also run the native tests in virtual machines.
+    Vm,
 }
 
 impl Options {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        ensure(Purpose::Run)?;
+        ensure(Purpose::Vm)?;
         say("nothing is missing");
         Ok(ExitCode::SUCCESS)
     }
@@ -55,7 +57,12 @@ pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
         bail!(instructions(&tools, toolchain.as_ref()));
     }
     let mut apt = debian::Apt::default();
-    apt.install(&tools::packages(&tools))?;
+    let (emulator, ordinary): (Vec<_>, Vec<_>) = tools.into_iter().partition(|tool| tool.package == EMULATOR.package);
+    apt.install(&tools::packages(&ordinary))?;
+    if !emulator.is_empty() {
+        let companions = EMULATOR_COMPANIONS.map(str::to_owned);
+        vm::install(&[tools::packages(&emulator), companions.to_vec()].concat())?;
+    }
     if let Some(missing) = &toolchain {
         install_toolchain(&mut apt, missing)?;
     }
@@ -70,6 +77,10 @@ fn missing_tools(purpose: Purpose) -> Vec<&'static Tool> {
     }
     if purpose == Purpose::Bench {
         missing.extend(tools::missing(&BENCH_TOOLS, find));
+    }
+    if purpose == Purpose::Vm {
+        missing.extend(tools::missing(&VM_TOOLS, find));
+        missing.extend(tools::missing(std::slice::from_ref(&EMULATOR), find));
     }
     missing
 }

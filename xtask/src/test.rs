@@ -4,22 +4,42 @@
 use std::{
     env,
     process::ExitCode,
+    str::FromStr,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process::say;
+use crate::{process::say, vm};
 
 mod tier;
 
-pub(crate) use tier::Tier;
+pub(crate) use tier::{NATIVE_BUILD, Tier};
 
 /// Run the test tiers that this machine can run
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// The tiers to run; all if none is named
-    tiers: Vec<Tier>,
+    /// The tiers to run (lint, unit, vm, native), all if none is named; after `vm` the kernels (6.1, 6.12, latest)
+    wanted: Vec<Wanted>,
+    /// Run only this file of tests/tests in the VM; may be repeated
+    #[arg(long = "test", value_name = "NAME")]
+    tests: Vec<String>,
+}
+
+/// A word of the command line.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    Tier(Tier),
+    Kernel(vm::Series),
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let tier = Tier::ALL.into_iter().find(|tier| tier.to_string() == word).map(Self::Tier);
+        tier.or_else(|| word.parse().ok().map(Self::Kernel)).ok_or_else(|| "neither a tier nor a kernel".to_owned())
+    }
 }
 
 /// What a tier that cannot run means for the result.
@@ -33,14 +53,31 @@ pub(crate) enum Skips {
 
 impl Options {
     pub(crate) fn run(&self) -> Result<ExitCode> {
+        let (tiers, selection) = self.selection()?;
         // A tier that somebody asked for by name is wanted, not hoped for.
-        let strict = !self.tiers.is_empty() || env::var("CI").is_ok_and(|ci| ci == "true");
-        run_tiers(&self.tiers, if strict { Skips::Fail } else { Skips::Allow })
+        let strict = !tiers.is_empty() || env::var("CI").is_ok_and(|ci| ci == "true");
+        run_tiers(&tiers, &selection, if strict { Skips::Fail } else { Skips::Allow })
+    }
+
+    fn selection(&self) -> Result<(Vec<Tier>, vm::Selection)> {
+        let (mut tiers, mut selection) =
+            (Vec::new(), vm::Selection { tests: self.tests.clone(), ..Default::default() });
+        for wanted in &self.wanted {
+            match wanted {
+                Wanted::Tier(tier) => tiers.push(*tier),
+                Wanted::Kernel(series) => selection.kernels.push(*series),
+            }
+        }
+        let narrowed = !selection.kernels.is_empty() || !selection.tests.is_empty();
+        if narrowed && !tiers.contains(&Tier::Vm) {
+            bail!("kernels and --test are for the tier `vm`");
+        }
+        Ok((tiers, selection))
     }
 }
 
 /// Runs `wanted`, or every tier if that is empty.
-pub(crate) fn run_tiers(wanted: &[Tier], skips: Skips) -> Result<ExitCode> {
+pub(crate) fn run_tiers(wanted: &[Tier], selection: &vm::Selection, skips: Skips) -> Result<ExitCode> {
     let plan = plan(wanted, Tier::obstacle);
     say(describe(&plan));
     let skipped = plan.iter().any(|(_, obstacle)| obstacle.is_some());
@@ -48,7 +85,7 @@ pub(crate) fn run_tiers(wanted: &[Tier], skips: Skips) -> Result<ExitCode> {
         bail!("a required tier cannot run here");
     }
     for (tier, _) in plan.iter().filter(|(_, obstacle)| obstacle.is_none()) {
-        run_tier(*tier)?;
+        run_tier(*tier, selection)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -72,10 +109,10 @@ fn describe(plan: &[Planned]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn run_tier(tier: Tier) -> Result<()> {
+fn run_tier(tier: Tier, selection: &vm::Selection) -> Result<()> {
     let started = Instant::now();
     say(format_args!("\n== tier {tier}"));
-    tier.run(started + Duration::from_secs(60 * tier.limit_min())).with_context(|| format!("tier {tier}"))
+    tier.run(selection, started + Duration::from_secs(60 * tier.limit_min())).with_context(|| format!("tier {tier}"))
 }
 
 #[cfg(test)]
@@ -87,6 +124,18 @@ mod tests {
         let tiers: Vec<_> = plan(&[Tier::Native, Tier::Lint], |_| None).into_iter().map(|(tier, _)| tier).collect();
         assert_eq!(tiers, [Tier::Lint, Tier::Native]);
         assert_eq!(plan(&[], |_| None).len(), Tier::ALL.len());
+    }
+
+    #[test]
+    fn kernels_go_with_the_vm_tier() {
+        let options = |words: &[&str]| Options {
+            wanted: words.iter().map(|word| word.parse().unwrap()).collect(),
+            tests: Vec::new(),
+        };
+        let (tiers, selection) = options(&["vm", "6.1", "latest"]).selection().unwrap();
+        assert_eq!((tiers, selection.kernels), (vec![Tier::Vm], vec![vm::Series::V6_1, vm::Series::Latest]));
+        assert!(options(&["native", "6.1"]).selection().is_err());
+        assert!("6.2".parse::<Wanted>().is_err());
     }
 
     #[test]

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 
 use aya::programs::links::FdLink;
 use aya::programs::tc::TcAttachOptions;
-use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, LinkOrder, Program, TcAttachType, tc};
+use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, LinkOrder, Program, TcAttachType};
 use aya::util::KernelVersion;
 use mesh_common::names;
 
+use super::clsact;
 use super::object::{BpfError, Kernel, pin_error};
 use crate::sys;
 use crate::sys::netns::Netns;
@@ -59,20 +60,20 @@ impl Kernel {
             _ => Err(BpfError::Missing(names::SK_LOOKUP.to_owned()).into()),
         })?;
         for interface in host_ends {
-            let pin = self.links.join(format!("pod-{cookie}-{}-{interface}", names::VETH));
-            self.attach_veth(interface, &pin)?;
+            self.attach_veth(cookie, interface)?;
         }
         Ok(())
     }
 
-    fn attach_veth(&mut self, interface: &str, pin: &Path) -> Result<(), BpfError> {
+    fn attach_veth(&mut self, cookie: u64, interface: &str) -> Result<(), BpfError> {
         let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
         let program = self.ebpf.program_mut(names::VETH);
         if let (false, Some(Program::SchedClassifier(program))) = (tcx, program) {
-            return attach_clsact(program, interface)
+            return clsact::attach(program, interface, &clsact::mark(&self.links, cookie, interface))
                 .map_err(|source| attach_error(names::VETH, interface.to_owned(), source));
         }
-        self.attach(names::VETH, pin, interface, |program| match program {
+        let pin = self.links.join(format!("pod-{cookie}-{}-{interface}", names::VETH));
+        self.attach(names::VETH, &pin, interface, |program| match program {
             Program::SchedClassifier(program) => {
                 let order = TcAttachOptions::TcxOrder(LinkOrder::default());
                 let link = program.attach_with_options(interface, TcAttachType::Ingress, order)?;
@@ -101,6 +102,7 @@ impl Kernel {
 
     fn remove_pins(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), BpfError> {
         for pin in self.pins()?.into_iter().filter(|pin| unwanted(&pin_name(pin))) {
+            clsact::detach_marked(&pin).map_err(pin_error("remove the filter of", &pin))?;
             std::fs::remove_file(&pin).map_err(pin_error("remove", &pin))?;
         }
         Ok(())
@@ -132,28 +134,6 @@ impl Kernel {
 
 fn replace(link: impl AsFd, program: &Program) -> Result<(), Cause> {
     Ok(sys::bpf::update_link(link, program.fd()?)?)
-}
-
-/// Before kernel 6.6: a filter of the clsact qdisc, which outlives the agent by itself. One of ours is replaced.
-fn attach_clsact(program: &mut tc::SchedClassifier, interface: &str) -> Result<(), Cause> {
-    match tc::qdisc_add_clsact(interface) {
-        Ok(()) => {}
-        Err(tc::TcError::AlreadyAttached) => {}
-        Err(error) => return Err(error.into()),
-    }
-    match tc::qdisc_detach_program(interface, TcAttachType::Ingress, names::VETH) {
-        Ok(()) => {}
-        Err(tc::TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
-    }
-    let link = program.attach_with_options(
-        interface,
-        TcAttachType::Ingress,
-        TcAttachOptions::Netlink(tc::NlOptions::default()),
-    )?;
-    // Dropping the link would remove the filter.
-    std::mem::forget(program.take_link(link)?);
-    Ok(())
 }
 
 fn attach_error(program: &str, target: String, source: Cause) -> BpfError {

@@ -13,6 +13,7 @@ use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use mesh_common::{ABI_VERSION, names};
 
+use super::clsact;
 use super::maps::Maps;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
@@ -119,7 +120,11 @@ impl Kernel {
     /// Removes everything that agents have pinned below `bpffs`; the programs detach with that.
     pub fn uninstall(bpffs: &Path) -> Result<(), BpfError> {
         // Links first: a program without its maps' pins still works, a map without programs decides nothing.
-        let mut directories = vec![bpffs.join("links")];
+        let links = bpffs.join("links");
+        for entry in std::fs::read_dir(&links).into_iter().flatten().flatten() {
+            clsact::detach_marked(&entry.path()).map_err(pin_error("remove the filter of", &entry.path()))?;
+        }
+        let mut directories = vec![links];
         for entry in std::fs::read_dir(bpffs).map_err(pin_error("list", bpffs))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.strip_prefix('v').is_some_and(|version| version.parse::<u32>().is_ok()) {

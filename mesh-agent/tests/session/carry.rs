@@ -56,9 +56,9 @@ async fn at_end(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
     stream.read(&mut [0; 1024]).await
 }
 
-/// How much each way: less under emulation, all of it with `--long`.
+/// How much each way; `cargo xtask test --long` wants more.
 fn bulk() -> usize {
-    std::env::var("MESH_TEST_BULK_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(32) * MIB
+    std::env::var("MESH_TEST_BULK_MIB").map_or(32, |mib| mib.parse().unwrap()) * MIB
 }
 
 async fn every_cipher_carries_both_directions_at_once(near: Path, far: Path) {

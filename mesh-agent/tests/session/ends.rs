@@ -16,7 +16,15 @@ use mesh_agent::tls::{TlsSession, client_config, server_config};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 
-pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// The time limit of a handshake, and of anything that could hang.
+pub(crate) fn time_limit() -> Duration {
+    Duration::from_secs(30) * u32::try_from(scale()).unwrap()
+}
+
+/// How much slower than a developer's machine this one is (tests/src/scale.rs).
+pub(crate) fn scale() -> usize {
+    std::env::var("MESH_TEST_SCALE").map_or(1, |scale| scale.parse().unwrap())
+}
 
 /// Where one end's records are protected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -97,7 +105,7 @@ pub(crate) async fn serve(
     ids: &Ids,
     settings: &TlsSettings,
 ) -> Result<TlsSession<TcpStream>, HandshakeError> {
-    accept(socket, ids.server(settings), &path.data_paths(settings), TIME_LIMIT).await
+    accept(socket, ids.server(settings), &path.data_paths(settings), time_limit()).await
 }
 
 /// Our end as a client, on `socket`.
@@ -107,7 +115,7 @@ pub(crate) async fn call(
     ids: &Ids,
     settings: &TlsSettings,
 ) -> Result<TlsSession<TcpStream>, HandshakeError> {
-    connect(socket, ids.client(settings), &path.data_paths(settings), TIME_LIMIT).await
+    connect(socket, ids.client(settings), &path.data_paths(settings), time_limit()).await
 }
 
 /// A session between two ends of ours: client and server.

@@ -7,7 +7,7 @@ use rustls::{ClientConnection, Connection, ServerConfig, ServerConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::ends::{Ids, Path, TIME_LIMIT, call, serve, sockets};
+use crate::ends::{Ids, Path, call, serve, sockets, time_limit};
 use mesh_agent::tls::session::TlsStream;
 
 /// The peer's end.
@@ -113,5 +113,5 @@ pub(crate) async fn as_client(path: Path, settings: &TlsSettings, tickets: usize
 
 /// Gives up a test that hangs.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(TIME_LIMIT, future).await.expect("the test hangs")
+    tokio::time::timeout(time_limit(), future).await.expect("the test hangs")
 }

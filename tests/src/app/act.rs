@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{Acted, Served, report};
+use crate::scale;
 
 /// Longer than any deadline of the mesh: a hang shall show as one.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -109,7 +110,7 @@ pub(super) fn listen(port: u16, script: &[Step]) -> Result<()> {
 }
 
 fn play(stream: TcpStream, script: &[Step]) -> Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(scale::longer(PATIENCE)))?;
     let mut actor = Actor { stream, sent: 0, received: 0, sum: 0 };
     for step in script {
         let began = Instant::now();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use super::Called;
+use crate::scale;
 
 /// Longer than any deadline of the mesh: a hang shall show as one.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -23,7 +24,7 @@ fn talk(to: SocketAddr, say: &str, greeted: bool, mapped: bool, called: &mut Cal
     let stream = if mapped { connect_mapped(to)? } else { TcpStream::connect(to)? };
     called.local = stream.local_addr().ok();
     called.peer = stream.peer_addr().ok();
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(scale::longer(PATIENCE)))?;
     let mut reader = BufReader::new(&stream);
     if greeted {
         called.greeting = Some(read_line(&mut reader)?);

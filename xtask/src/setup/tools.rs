@@ -33,6 +33,19 @@ pub(crate) const RUN_TOOLS: [Tool; 9] = [
     tool("redis-server", "redis-server", "a server that knows nothing of the mesh"),
 ];
 
+/// What the VM tier runs besides, from Debian's own suites.
+pub(crate) const VM_TOOLS: [Tool; 3] = [
+    tool("busybox", "busybox-static", "the guest's first shell: it needs no library"),
+    tool("depmod", "kmod", "indexes a kernel's modules"),
+    tool("modprobe", "kmod", "says which modules a guest needs, and loads them there"),
+];
+
+/// What boots kernels. Debian 12's own QEMU 7.2 has crashed under these tests; its backports have 10.
+pub(crate) const EMULATOR: Tool = tool("qemu-system-x86_64", "qemu-system-x86", "boots other kernels");
+
+/// Packages that come with [`EMULATOR`] from the same suite: the release's own BIOS takes half a minute for an initramfs.
+pub(crate) const EMULATOR_COMPANIONS: [&str; 1] = ["seabios"];
+
 /// What the bench runs besides, and nothing else needs: `setup` leaves it to the bench.
 pub(crate) const BENCH_TOOLS: [Tool; 1] = [tool("haproxy", "haproxy", "the proxy that the mesh is measured against")];
 

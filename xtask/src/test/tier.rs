@@ -6,7 +6,7 @@ use anyhow::Result;
 use crate::{
     build, process,
     setup::{self, Purpose},
-    workspace,
+    vm, workspace,
 };
 
 /// A group of tests with the same needs.
@@ -16,19 +16,22 @@ pub(crate) enum Tier {
     Lint,
     /// Everything that needs neither privileges nor the BPF toolchain.
     Unit,
+    /// The native tier's tests on other kernels, in virtual machines.
+    Vm,
     /// Real eBPF programs between network namespaces; needs root.
     Native,
 }
 
 impl Tier {
     /// In the order they run: cheap ones first, and a tier with test results last.
-    pub(crate) const ALL: [Self; 3] = [Self::Lint, Self::Unit, Self::Native];
+    pub(crate) const ALL: [Self; 4] = [Self::Lint, Self::Unit, Self::Vm, Self::Native];
 
     /// Minutes that the tier should take on two cores, after the first build of the dependencies.
     pub(crate) fn budget_min(self) -> u64 {
         match self {
             Self::Lint => 2,
             Self::Unit => 3,
+            Self::Vm => 15,
             Self::Native => 6,
         }
     }
@@ -38,6 +41,7 @@ impl Tier {
         match self {
             Self::Lint => 15,
             Self::Unit => 20,
+            Self::Vm => 60,
             Self::Native => 30,
         }
     }
@@ -47,24 +51,26 @@ impl Tier {
         match self {
             Self::Lint => ["clippy", "fmt"].into_iter().find_map(missing_component),
             Self::Unit => None,
+            Self::Vm => vm::obstacle().or_else(|| lacks(Purpose::Vm)),
             Self::Native if !rustix::process::geteuid().is_root() => Some("needs root: namespaces and eBPF".to_owned()),
-            Self::Native => setup::ensure(Purpose::Run).err().map(|error| format!("{error:#}")),
+            Self::Native => lacks(Purpose::Run),
         }
     }
 
-    /// Runs the tier until `deadline`.
-    pub(crate) fn run(self, deadline: Instant) -> Result<()> {
+    /// Runs the tier until `deadline`; `selection` says what of the VM tier is wanted.
+    pub(crate) fn run(self, selection: &vm::Selection, deadline: Instant) -> Result<()> {
         match self {
             Self::Lint => {
                 process::run_until(&mut cargo(&["fmt", "--all", "--check"]), deadline)?;
                 process::run_until(&mut cargo(&CLIPPY), deadline)
             }
             Self::Unit => process::run_until(&mut cargo(&UNIT), deadline),
+            Self::Vm => vm::run(selection, deadline),
             Self::Native => {
                 process::run_until(&mut build::agent_command(true), deadline)?;
                 // The build is done: this only asks where the agent is and that its object is real.
                 let built = build::build(true)?;
-                process::run_until(cargo(&NATIVE).env("MESH_AGENT_BIN", built.agent), deadline)
+                process::run_until(cargo(&NATIVE_BUILD).args(NATIVE_RUN).env("MESH_AGENT_BIN", built.agent), deadline)
             }
         }
     }
@@ -74,19 +80,11 @@ impl Tier {
 const CLIPPY: [&str; 9] =
     ["clippy", "--locked", "--workspace", "--exclude", "mesh-ebpf", "--all-targets", "--", "-D", "warnings"];
 const UNIT: [&str; 5] = ["test", "--locked", "--workspace", "--exclude", "mesh-ebpf"];
-// One test at a time: they share two cores with the agents that they wait for. No doc-tests: the last summary is a test's.
-const NATIVE: [&str; 10] = [
-    "test",
-    "--locked",
-    "--release",
-    "--package=mesh-tests",
-    "--lib",
-    "--tests",
-    "--features",
-    "native",
-    "--",
-    "--test-threads=1",
-];
+/// Builds the native tests. No doc-tests: the last summary is a test's.
+pub(crate) const NATIVE_BUILD: [&str; 8] =
+    ["test", "--locked", "--release", "--package=mesh-tests", "--lib", "--tests", "--features", "native"];
+// One test at a time: they share two cores with the agents that they wait for.
+const NATIVE_RUN: [&str; 2] = ["--", "--test-threads=1"];
 
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,8 +92,13 @@ impl fmt::Display for Tier {
             Self::Lint => "lint",
             Self::Native => "native",
             Self::Unit => "unit",
+            Self::Vm => "vm",
         })
     }
+}
+
+fn lacks(purpose: Purpose) -> Option<String> {
+    setup::ensure(purpose).err().map(|error| format!("{error:#}"))
 }
 
 fn missing_component(name: &str) -> Option<String> {
