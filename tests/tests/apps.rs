@@ -7,6 +7,7 @@ use mesh_tests::app::GREETING;
 use mesh_tests::claims;
 use mesh_tests::mesh::{Mesh, Mode};
 use mesh_tests::process::Process;
+use mesh_tests::scale;
 use mesh_tests::stage::MARKER;
 use mesh_tests::world::{Family, ServerKind, World};
 
@@ -36,7 +37,8 @@ fn redis_cli_and_redis_benchmark_work() -> Result<()> {
         };
         ensure!(info.contains(&from), "redis saw another client than{from} {info}");
         let mut benchmark = client.command("redis-benchmark");
-        benchmark.args(["-h", &host, "-t", "set,get,lrange_100", "-n", "2000", "-c", "20", "--csv"]);
+        let requests = scale::less(2000).to_string();
+        benchmark.args(["-h", &host, "-t", "set,get,lrange_100", "-n", &requests, "-c", "20", "--csv"]);
         let figures = client.run(&mut benchmark)?.success()?;
         ensure!(figures.contains("\"GET\""), "{figures}");
         let trace = capture.trace()?;
@@ -108,9 +110,10 @@ fn start_redis(world: &World) -> Result<Process> {
     Ok(process)
 }
 
-/// Several megabytes, no two lines alike, the marker in each.
+/// Several megabytes (less on a slow machine), no two lines alike, the marker in each.
 fn big_file() -> String {
-    (0..120_000).map(|line| format!("{line:08} {MARKER} {:08x}\n", line * 2_654_435_761_u64)).collect()
+    let lines = u64::from(scale::less(120_000));
+    (0..lines).map(|line| format!("{line:08} {MARKER} {:08x}\n", line * 2_654_435_761)).collect()
 }
 
 fn start_nginx(world: &World, content: &str) -> Result<Process> {

@@ -5,6 +5,7 @@ use mesh_tests::app::Attempt;
 use mesh_tests::claims;
 use mesh_tests::mesh::Mode;
 use mesh_tests::process::{Process, whole_lines};
+use mesh_tests::scale;
 use mesh_tests::stage::{MARKER, Stage};
 use mesh_tests::wait::{LIMIT, wait_until};
 use mesh_tests::world::Family;
@@ -12,7 +13,9 @@ use mesh_tests::world::Family;
 const STORM_THREADS: usize = 4;
 
 /// How many more attempts of a kind must be seen before the storm counts as being in that state.
-const SEEN: usize = 100;
+fn seen() -> usize {
+    scale::less(100) as usize
+}
 
 #[test]
 #[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
@@ -50,7 +53,7 @@ fn kill_in_a_storm(family: Family) -> Result<()> {
         ensure!(sent.is_empty() || sent.starts_with(&[22, 3]), "a direct connection: {sent:02x?}");
         whole += usize::from(flow.tls13().is_ok());
     }
-    ensure!(whole >= SEEN, "the capture would have seen more than {whole} connections");
+    ensure!(whole >= seen(), "the capture would have seen more than {whole} connections");
     Ok(())
 }
 
@@ -123,11 +126,11 @@ impl Storm {
         Ok(Self(client.spawn(&mut command)?))
     }
 
-    /// Waits for `SEEN` more attempts that were answered, or that were not.
+    /// Waits for `seen` more attempts that were answered, or that were not.
     fn wait_for(&mut self, answered: bool) -> Result<()> {
-        let before = self.count(answered)?;
-        wait_until(LIMIT, &format!("{SEEN} attempts with answered={answered}"), || {
-            Ok((self.count(answered)? >= before + SEEN).then_some(()))
+        let (before, seen) = (self.count(answered)?, seen());
+        wait_until(LIMIT, &format!("{seen} attempts with answered={answered}"), || {
+            Ok((self.count(answered)? >= before + seen).then_some(()))
         })
     }
 

@@ -57,7 +57,8 @@ pub(crate) fn ensure(purpose: Purpose) -> Result<()> {
         bail!(instructions(&tools, toolchain.as_ref()));
     }
     let mut apt = debian::Apt::default();
-    let (emulator, ordinary): (Vec<_>, Vec<_>) = tools.into_iter().partition(|tool| tool.package == EMULATOR.package);
+    let backported = |tool: &&Tool| tool.package == EMULATOR.package && debian::is_bookworm();
+    let (emulator, ordinary): (Vec<_>, Vec<_>) = tools.into_iter().partition(backported);
     apt.install(&tools::packages(&ordinary))?;
     if !emulator.is_empty() {
         let companions = EMULATOR_COMPANIONS.map(str::to_owned);

@@ -43,6 +43,11 @@ pub(crate) fn is_debian_like() -> bool {
         && ebpf_build::find_program("apt-get").is_some()
 }
 
+/// Whether this is Debian 12, whose own QEMU is too old for us.
+pub(crate) fn is_bookworm() -> bool {
+    fs::read_to_string("/etc/os-release").is_ok_and(|release| names_bookworm(&release))
+}
+
 /// The command that installs `packages`.
 pub(crate) fn install_command(packages: &[String]) -> Command {
     let mut command = Command::new("apt-get");
@@ -61,6 +66,10 @@ fn names_debian(os_release: &str) -> bool {
         .filter_map(|line| line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE=")))
         .flat_map(|value| value.trim_matches('"').split(' '))
         .any(|id| id == "debian")
+}
+
+fn names_bookworm(os_release: &str) -> bool {
+    os_release.lines().any(|line| line == "VERSION_CODENAME=bookworm")
 }
 
 fn units_of(packages: &[String]) -> Vec<&'static str> {
@@ -91,6 +100,12 @@ mod tests {
         assert!(names_debian("NAME=\"Debian\"\nID=debian\n"));
         assert!(names_debian("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"));
         assert!(!names_debian("ID=fedora\nHOME_URL=\"debian\"\n"));
+    }
+
+    #[test]
+    fn only_debian_12_takes_its_emulator_from_the_backports() {
+        assert!(names_bookworm("ID=debian\nVERSION_CODENAME=bookworm\n"));
+        assert!(!names_bookworm("ID=debian\nVERSION_CODENAME=trixie\n"));
     }
 
     #[test]
