@@ -6,6 +6,7 @@
 
 pub mod bundle;
 pub mod config;
+pub mod control;
 pub mod hello;
 pub mod leaf;
 pub mod spiffe_id;

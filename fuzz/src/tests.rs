@@ -9,9 +9,10 @@ use rustls_pki_types::CertificateDer;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 5] = [
+const TARGETS: [(&str, Check); 6] = [
     ("bundle", crate::bundle::check),
     ("config", crate::config::check),
+    ("control", crate::control::check),
     ("hello", crate::hello::check),
     ("leaf", crate::leaf::check),
     ("spiffe_id", crate::spiffe_id::check),
