@@ -218,12 +218,13 @@ fn cut_tls(mut stream: &TcpStream, round: u64) -> IoResult<()> {
     hello[..11].copy_from_slice(&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]);
     let cut = usize::try_from(vary(round, 512)).map_err(Error::other)?;
     stream.write_all(&hello[..cut])?;
-    match round % 3 {
-        0 => stream.shutdown(Shutdown::Write)?,
-        1 => {
+    match round % 16 {
+        0..8 => stream.shutdown(Shutdown::Write)?,
+        8..15 => {
             SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
             return Ok(());
         }
+        // It stays; seldom, for that takes as long as a handshake may.
         _ => {}
     }
     reset_comes(stream)
