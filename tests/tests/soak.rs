@@ -33,6 +33,9 @@ const GROWTH_BYTES: u64 = 4 << 20;
 /// The longest that traffic may take to do its part, or to be gone.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// So long nothing may change before it counts as the beginning: the agent's idle threads end after 10 s.
+const STEADY: Duration = Duration::from_secs(12);
+
 /// A port that the mesh leaves alone, and one where nobody listens.
 const DIRECT: u16 = 7100;
 const NOBODY: u16 = 7999;
@@ -74,7 +77,7 @@ fn half_an_hour_of_everything_ends_where_it_began() -> Result<()> {
     let mesh = setup.timeouts("handshake: 10s, connect: 10s, unknownDestination: 200ms").start()?;
     let mut soak =
         Soak { fresh: Census::default(), mesh, world, guest: [true; 2], restarts: 0, windows: 0, acts: Vec::new() };
-    soak.fresh = soak.census()?;
+    soak.fresh = soak.steady()?;
 
     let began = Instant::now();
     soak.first_act(began + length * FIRST_ACT / 100)?;
@@ -237,6 +240,18 @@ impl Soak {
 
     fn census(&self) -> Result<Census> {
         Census::take(&self.world, &self.mesh)
+    }
+
+    /// Before the first connection: waits until what the start needed for a while is gone.
+    fn steady(&self) -> Result<Census> {
+        let (mut last, mut since) = (self.census()?, Instant::now());
+        wait_until(PATIENCE, "nothing changes any more", || {
+            let census = self.census()?;
+            if !census.changes(&last).is_empty() {
+                (last, since) = (census, Instant::now());
+            }
+            Ok((since.elapsed() > STEADY).then(|| last.clone()))
+        })
     }
 
     /// Without traffic: waits until all that is counted is what it was before the first connection.
