@@ -13,7 +13,7 @@ const MAX_STOLEN: f64 = 0.03;
 /// Share of measurements that may stay noisy after all repetitions.
 const MAX_NOISY: f64 = 0.15;
 
-/// How far the direct mode's rounds may lie apart, as a share of their median; for the median metric.
+/// How far a mode's rounds may lie apart, as a share of their median; for the median metric.
 const MAX_SPREAD: f64 = 0.20;
 
 /// What disturbed one measurement.
@@ -53,9 +53,6 @@ pub(crate) fn verdict(report: &Report) -> String {
         let shares: Vec<f64> = kept.iter().map(share).collect();
         (percent(median(&shares)), percent(shares.iter().copied().fold(0.0, f64::max)))
     });
-    let mut spreads = spreads(report);
-    spreads.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let spread = median(&spreads.iter().map(|(spread, _)| *spread).collect::<Vec<_>>());
     let mut text = format!(
         "noise: others used {} of the machine (median; at worst {}), {} was stolen (at worst {});\n\
          {} measurements were repeated, {noisy} of {} stayed noisy",
@@ -66,32 +63,53 @@ pub(crate) fn verdict(report: &Report) -> String {
         report.repeated,
         kept.len(),
     );
-    if let Some((worst, metric)) = spreads.last() {
-        let (spread, worst) = (percent(spread), percent(*worst));
-        text += &format!(";\nthe direct mode's rounds spread over {spread} (median metric; {worst} for {metric})");
+    let spreads: Vec<Spread<'_>> = Mode::ALL.into_iter().filter_map(|mode| spread(report, mode)).collect();
+    for Spread { mode, median, worst, metric } in &spreads {
+        let (mode, median, worst) = (mode.name(), percent(*median), percent(*worst));
+        text += &format!(";\nthe rounds of {mode} spread over {median} (median metric; {worst} for {metric})");
     }
-    text + "\n" + judge(share_noisy, (!spreads.is_empty()).then_some(spread))
+    // A ratio is as good as its worse half: a quiet direct mode says nothing about the proxies.
+    text + "\n" + &judge(share_noisy, spreads.iter().max_by(|one, other| one.median.total_cmp(&other.median)))
 }
 
-fn judge(share_noisy: f64, spread: Option<f64>) -> &'static str {
-    match spread {
-        _ if share_noisy > MAX_NOISY => "TOO NOISY TO BELIEVE: other programs or the hypervisor took too much",
-        None => "one round says nothing about its spread: take it as a smoke test",
-        Some(spread) if spread > MAX_SPREAD => "TOO NOISY TO BELIEVE: the direct mode's rounds lie too far apart",
-        Some(_) => "quiet enough to believe the ratios",
+fn judge(share_noisy: f64, widest: Option<&Spread<'_>>) -> String {
+    match widest {
+        _ if share_noisy > MAX_NOISY => {
+            "TOO NOISY TO BELIEVE: other programs or the hypervisor took too much".to_owned()
+        }
+        None => "one round says nothing about its spread: take it as a smoke test".to_owned(),
+        Some(Spread { mode, median, .. }) if *median > MAX_SPREAD => {
+            format!("TOO NOISY TO BELIEVE: the rounds of {} lie too far apart", mode.name())
+        }
+        Some(_) => "quiet enough to believe the ratios".to_owned(),
     }
 }
 
-/// How far the direct mode's rounds lie apart, as shares of their medians.
-fn spreads(report: &Report) -> Vec<(f64, &str)> {
-    let direct = report.series.iter().filter(|series| series.mode == Mode::Direct && series.rounds.len() > 1);
-    direct
+/// How far the rounds of one mode lie apart, as shares of their medians.
+#[derive(Clone, Copy, Debug)]
+struct Spread<'a> {
+    mode: Mode,
+    /// Of the median metric.
+    median: f64,
+    /// Of the metric with most.
+    worst: f64,
+    /// Which that is.
+    metric: &'a str,
+}
+
+/// `None` where no metric has two rounds.
+fn spread(report: &Report, mode: Mode) -> Option<Spread<'_>> {
+    let series = report.series.iter().filter(|series| series.mode == mode && series.rounds.len() > 1);
+    let spreads: Vec<(f64, &str)> = series
         .map(|series| {
             let low = series.rounds.iter().copied().fold(f64::INFINITY, f64::min);
             let high = series.rounds.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             ((high - low) / series.median(), series.metric.as_str())
         })
-        .collect()
+        .collect();
+    let (worst, metric) = spreads.iter().copied().max_by(|one, other| one.0.total_cmp(&other.0))?;
+    let median = median(&spreads.iter().map(|(spread, _)| *spread).collect::<Vec<_>>());
+    Some(Spread { mode, median, worst, metric })
 }
 
 fn percent(share: f64) -> String {
@@ -101,6 +119,7 @@ fn percent(share: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Number;
 
     #[test]
     fn what_others_use_and_what_is_stolen_disturbs() {
@@ -114,9 +133,22 @@ mod tests {
 
     #[test]
     fn one_round_is_not_believed_and_noise_says_so() {
+        let spread = |median| Spread { mode: Mode::Mesh, median, worst: median, metric: "x" };
         assert!(judge(0.0, None).contains("smoke test"));
-        assert!(judge(0.0, Some(0.1)).contains("believe the ratios"));
-        assert!(judge(0.5, Some(0.1)).contains("TOO NOISY"));
-        assert!(judge(0.0, Some(0.5)).contains("TOO NOISY"));
+        assert!(judge(0.0, Some(&spread(0.1))).contains("believe the ratios"));
+        assert!(judge(0.5, Some(&spread(0.1))).contains("TOO NOISY"));
+        assert!(judge(0.0, Some(&spread(0.5))).contains("TOO NOISY TO BELIEVE: the rounds of mesh"));
+    }
+
+    #[test]
+    fn a_proxy_that_jumps_is_noise_however_quiet_the_direct_mode_is() {
+        let mut report = Report::default();
+        for (direct, haproxy) in [(100.0, 10.0), (101.0, 20.0), (99.0, 14.0)] {
+            report.add(Mode::Direct, Number::new("x", "u", direct));
+            report.add(Mode::Haproxy, Number::new("x", "u", haproxy));
+        }
+        let verdict = verdict(&report);
+        assert!(verdict.ends_with("TOO NOISY TO BELIEVE: the rounds of haproxy lie too far apart"), "{verdict}");
+        assert!(verdict.contains("the rounds of direct spread over 2.0 %"), "{verdict}");
     }
 }

@@ -4,7 +4,7 @@
 
 mod admission;
 mod carry;
-mod classify;
+pub mod classify;
 mod contexts;
 mod drain;
 mod gate;

@@ -53,12 +53,19 @@ pub struct Agent {
     place: Place,
     log: PathBuf,
     drain_seconds: Option<u64>,
+    descriptors: Option<u64>,
     process: Option<Process>,
 }
 
 impl Agent {
     /// Starts the agent of `node`; returns at once.
-    pub(crate) fn start(binary: &Path, node: &Node, config: &Path, drain_seconds: Option<u64>) -> Result<Self> {
+    pub(crate) fn start(
+        binary: &Path,
+        node: &Node,
+        config: &Path,
+        drain_seconds: Option<u64>,
+        descriptors: Option<u64>,
+    ) -> Result<Self> {
         let mut agent = Self {
             node: node.name().to_owned(),
             binary: binary.to_owned(),
@@ -68,6 +75,7 @@ impl Agent {
             place: node.place().clone(),
             log: node.place().logs.join(format!("agent-{}.log", node.name())),
             drain_seconds,
+            descriptors,
             process: None,
         };
         agent.spawn()?;
@@ -87,7 +95,11 @@ impl Agent {
     fn spawn(&mut self) -> Result<()> {
         // Every test runs with what the README says that the agent needs, and nothing more.
         let mut command = self.place.command("setpriv");
-        command.arg(format!("--bounding-set=-all{CAPABILITIES}")).arg(&self.binary);
+        command.arg(format!("--bounding-set=-all{CAPABILITIES}"));
+        if let Some(descriptors) = self.descriptors {
+            command.arg("prlimit").arg(format!("--nofile={descriptors}:{descriptors}"));
+        }
+        command.arg(&self.binary);
         command.arg("run").arg("--config").arg(&self.config).args(["--node", &self.node]);
         command.arg("--cgroup-root").arg(&self.cgroup_root).arg("--bpffs").arg(&self.bpffs);
         command.args(["--admin", &ADMIN.to_string(), "--log-format", "json"]);
@@ -199,6 +211,12 @@ impl Agent {
     /// Adds the end of its log to an error.
     fn quoting<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| anyhow!("{error:#}\n{}", self.quote()))
+    }
+
+    /// Empties its log, as a rotation by copying would: an agent that lives for long writes much.
+    pub fn forget_log(&self) -> Result<()> {
+        std::fs::File::create(&self.log).with_context(|| format!("empty {}", self.log.display()))?;
+        Ok(())
     }
 
     fn quote(&self) -> String {

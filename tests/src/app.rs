@@ -7,6 +7,7 @@ mod act;
 mod burst;
 mod bypass;
 mod client;
+mod mix;
 mod server;
 mod storm;
 mod udp;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::demo::{self, DemoOptions};
 
 pub use act::{Step, pattern_sum};
+pub use mix::{Job, Kind, Outcome, Tally};
 
 /// What a server that speaks first says.
 pub const GREETING: &str = "220 the server speaks first";
@@ -157,6 +159,16 @@ enum Arguments {
         #[arg(long)]
         agent: PathBuf,
     },
+    /// Makes all kinds of connections until killed, and prints running totals.
+    Mix {
+        #[arg(long = "job", required = true)]
+        jobs: Vec<Job>,
+    },
+    /// Serves all kinds of connections.
+    MixServe {
+        #[arg(long)]
+        port: u16,
+    },
     /// Sends a SYN as a raw Ethernet frame, past the socket layer.
     PacketSyn {
         #[arg(long)]
@@ -234,6 +246,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Arguments::Demo { agent } => return demo::run(&agent, DemoOptions { check: true, keep: false }),
         Arguments::Call { to, say, greeted, mapped } => report(&client::call(to, &say, greeted, mapped)),
         Arguments::HalfOpen { to, count } => burst::half_open(to, count),
+        Arguments::Mix { jobs } => mix::run(&jobs),
+        Arguments::MixServe { port } => mix::serve(port),
         Arguments::PacketSyn { from, to, gateway } => bypass::packet_syn(from, to, &gateway),
         Arguments::RawSyn { from, to } => bypass::raw_syn(from, to),
         Arguments::Serve { port, dual_stack, greeting } => server::serve(port, dual_stack, greeting),

@@ -134,7 +134,20 @@ fn open(interface: &str) -> Result<OwnedFd> {
         .with_context(|| format!("no interface {interface}"))?;
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER_BYTES).context("enlarge the buffer")?;
     bind(socket.as_raw_fd(), &link).context("bind the packet socket")?;
+    forget(&socket)?;
     Ok(socket)
+}
+
+/// Drops what came before the bind took hold: frames of other interfaces, and connections whose next frames fell into
+/// the moment in which the kernel moves the socket and it hears nothing.
+fn forget(socket: &OwnedFd) -> Result<()> {
+    loop {
+        match recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Ok(()),
+            Err(error) => return Err(error).context("empty the packet socket"),
+        }
+    }
 }
 
 fn record(socket: &OwnedFd, frames: &Mutex<Vec<Vec<u8>>>, stop: &AtomicBool) {

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod app;
 pub mod capture;
+pub mod census;
 pub mod cgroup;
 pub mod claims;
 pub mod demo;
@@ -19,5 +20,6 @@ pub mod process;
 pub mod scale;
 pub mod script;
 pub mod stage;
+pub mod traffic;
 pub mod wait;
 pub mod world;

@@ -35,6 +35,7 @@ pub struct Setup<'w> {
     tls: Vec<(Option<String>, String)>,
     timeouts: String,
     drain_seconds: Option<u64>,
+    descriptors: Vec<(String, u64)>,
 }
 
 impl Setup<'_> {
@@ -74,6 +75,12 @@ impl Setup<'_> {
         self
     }
 
+    /// Limits how many descriptors the agent of `node` may have.
+    pub fn descriptors(mut self, node: &str, limit: u64) -> Self {
+        self.descriptors.push((node.to_owned(), limit));
+        self
+    }
+
     /// Starts the agents and waits until they are ready.
     pub fn start(self) -> Result<Mesh> {
         let directory = self.world.directory().join("mesh");
@@ -94,7 +101,8 @@ impl Setup<'_> {
                 let document = self.workload_document(node.name(), pod)?;
                 std::fs::write(config.join(format!("{}.yaml", pod.name())), document)?;
             }
-            mesh.agents.push(Agent::start(&self.agent_bin, node, &config, self.drain_seconds)?);
+            let limit = self.descriptors.iter().find(|(of, _)| of == node.name()).map(|(_, limit)| *limit);
+            mesh.agents.push(Agent::start(&self.agent_bin, node, &config, self.drain_seconds, limit)?);
         }
         for agent in &mut mesh.agents {
             agent.wait_ready()?;
@@ -190,6 +198,7 @@ impl Mesh {
             tls: Vec::new(),
             timeouts: String::new(),
             drain_seconds: None,
+            descriptors: Vec::new(),
         }
     }
 
@@ -212,6 +221,21 @@ impl Mesh {
             Some(agent) => agent,
             None => panic!("this mesh has no node `{node}`: a mistake in the test"),
         }
+    }
+
+    /// Takes `pod` out of the configuration of `node`, or puts it back; its agent learns of it at its next start.
+    pub fn set_configured(&self, node: &str, pod: &str, configured: bool) -> Result<()> {
+        let [document, aside] = ["yaml", "aside"].map(|end| self.config(node).join(format!("{pod}.{end}")));
+        let (from, to) = if configured { (&aside, &document) } else { (&document, &aside) };
+        if from.exists() {
+            std::fs::rename(from, to).with_context(|| format!("rename {}", from.display()))?;
+        }
+        Ok(())
+    }
+
+    /// All agents.
+    pub fn agents(&self) -> &[Agent] {
+        &self.agents
     }
 
     /// Issues an SVID from the mesh's CA.

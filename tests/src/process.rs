@@ -4,6 +4,7 @@
 //! and the kernel attributes the program's very first system call to the right place.
 
 use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -109,6 +110,17 @@ impl Process {
     /// All that it has printed so far.
     pub fn stdout(&self) -> Result<String> {
         read(&self.stdout)
+    }
+
+    /// The last whole line of what it has printed, without reading all before it.
+    pub fn last_line(&self) -> Result<Option<String>> {
+        const TAIL_BYTES: u64 = 64 * 1024;
+        let mut file = File::open(&self.stdout).with_context(|| format!("open {}", self.stdout.display()))?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut tail = Vec::new();
+        file.read_to_end(&mut tail).with_context(|| format!("read {}", self.stdout.display()))?;
+        Ok(whole_lines(&String::from_utf8_lossy(&tail)).last().map(str::to_owned))
     }
 
     /// All that it has complained about so far.

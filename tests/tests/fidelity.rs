@@ -127,6 +127,44 @@ fn a_refused_port_resets_the_client_at_once() -> Result<()> {
 
 #[test]
 #[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
+fn an_unreachable_pod_and_an_unreachable_application_reset_the_client_at_once() -> Result<()> {
+    let world = World::standard()?;
+    let _server = world.pod("server").serve(PORT)?;
+    let mesh = mesh(&world, "")?;
+    let is_reset = |node: &str, family: Family| -> Result<()> {
+        let client = world.pod("client").act(world.address("server", family, PORT), &["drain"])?;
+        let heard = client.wait("drain", 1)?;
+        ensure!(end(&heard) == RESET && heard.ms < 1000, "node {node}, {family}: {heard:?}");
+        let local = heard.local.map(|local| local.to_string()).unwrap_or_default();
+        mesh.agent(node).wait_access(&[("src.addr", &local), ("reason", "unreachable")])?;
+        Ok(())
+    };
+    let ip = |family: &str, arguments: &str| -> Result<()> {
+        let server = world.pod("server");
+        server.run(server.command("ip").arg(family).args(arguments.split(' ')))?.success()?;
+        Ok(())
+    };
+    // What the server's pod itself sends to the port gets nowhere; what comes from the wire does.
+    let rule = format!("pref 0 iif lo ipproto tcp dport {PORT} unreachable");
+    for family in ["-4", "-6"] {
+        // The rule for local addresses comes first, and would win.
+        ip(family, "rule add pref 1 lookup local")?;
+        ip(family, "rule del pref 0")?;
+        ip(family, &format!("rule add {rule}"))?;
+    }
+    for family in Family::BOTH {
+        is_reset("b", family)?;
+    }
+    for family in Family::BOTH {
+        let address = world.pod("server").address(family);
+        world.pod("client").netns.ip(&format!("route add unreachable {address}\n"))?;
+        is_reset("a", family)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
 fn a_cut_off_tls_stream_is_never_a_clean_end() -> Result<()> {
     let world = World::standard()?;
     let mesh = Mesh::setup(&world, &agent_bin()?, Mode::Strict).omitted_from("b", "server").start()?;

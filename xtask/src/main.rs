@@ -12,6 +12,7 @@ mod build;
 mod ci;
 mod demo;
 mod doctor;
+mod fuzz;
 mod process;
 mod setup;
 mod sys;
@@ -29,6 +30,7 @@ enum Command {
     Ci(ci::Options),
     Demo(demo::Options),
     Doctor(doctor::Options),
+    Fuzz(fuzz::Options),
     Setup(setup::Options),
     Test(test::Options),
     Tidy(tidy::Options),
@@ -50,6 +52,7 @@ impl Command {
             Self::Ci(options) => options.run(),
             Self::Demo(options) => options.run(),
             Self::Doctor(options) => options.run(),
+            Self::Fuzz(options) => options.run(),
             Self::Setup(options) => options.run(),
             Self::Test(options) => options.run(),
             Self::Tidy(options) => options.run(),

@@ -19,11 +19,15 @@ pub(crate) use tier::{NATIVE_BUILD, Tier};
 /// Run the test tiers that this machine can run
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// The tiers to run (lint, unit, vm, native), all if none is named; after `vm` the kernels (6.1, 6.12, latest)
+    /// The tiers to run (lint, unit, fuzz, vm, native, soak), all but the soak if none is named; after `vm` the kernels
+    /// (6.1, 6.12, latest)
     wanted: Vec<Wanted>,
     /// Run only this file of tests/tests in the VM; may be repeated
     #[arg(long = "test", value_name = "NAME")]
     tests: Vec<String>,
+    /// The soak too
+    #[arg(long)]
+    long: bool,
 }
 
 /// A word of the command line.
@@ -56,7 +60,7 @@ impl Options {
         let (tiers, selection) = self.selection()?;
         // A tier that somebody asked for by name is wanted, not hoped for.
         let strict = !tiers.is_empty() || env::var("CI").is_ok_and(|ci| ci == "true");
-        run_tiers(&tiers, &selection, if strict { Skips::Fail } else { Skips::Allow })
+        run_tiers(&self.with_soak(&tiers), &selection, if strict { Skips::Fail } else { Skips::Allow })
     }
 
     fn selection(&self) -> Result<(Vec<Tier>, vm::Selection)> {
@@ -74,9 +78,17 @@ impl Options {
         }
         Ok((tiers, selection))
     }
+
+    fn with_soak(&self, tiers: &[Tier]) -> Vec<Tier> {
+        match (self.long, tiers) {
+            (false, tiers) => tiers.to_vec(),
+            (true, []) => Tier::ALL.to_vec(),
+            (true, tiers) => [tiers, &[Tier::Soak]].concat(),
+        }
+    }
 }
 
-/// Runs `wanted`, or every tier if that is empty.
+/// Runs `wanted`, or every tier but the soak if that is empty.
 pub(crate) fn run_tiers(wanted: &[Tier], selection: &vm::Selection, skips: Skips) -> Result<ExitCode> {
     let plan = plan(wanted, Tier::obstacle);
     say(describe(&plan));
@@ -95,7 +107,8 @@ type Planned = (Tier, Option<String>);
 
 fn plan(wanted: &[Tier], obstacle: impl Fn(Tier) -> Option<String>) -> Vec<Planned> {
     let all = Tier::ALL.into_iter();
-    all.filter(|tier| wanted.is_empty() || wanted.contains(tier)).map(|tier| (tier, obstacle(tier))).collect()
+    let is_wanted = |tier: &Tier| if wanted.is_empty() { *tier != Tier::Soak } else { wanted.contains(tier) };
+    all.filter(is_wanted).map(|tier| (tier, obstacle(tier))).collect()
 }
 
 fn describe(plan: &[Planned]) -> String {
@@ -123,7 +136,18 @@ mod tests {
     fn tiers_run_in_their_order_whatever_the_order_asked_for() {
         let tiers: Vec<_> = plan(&[Tier::Native, Tier::Lint], |_| None).into_iter().map(|(tier, _)| tier).collect();
         assert_eq!(tiers, [Tier::Lint, Tier::Native]);
-        assert_eq!(plan(&[], |_| None).len(), Tier::ALL.len());
+    }
+
+    #[test]
+    fn the_soak_runs_only_when_asked_for() {
+        let planned = |tiers: &[Tier], long| {
+            let wanted = Options { wanted: Vec::new(), tests: Vec::new(), long }.with_soak(tiers);
+            plan(&wanted, |_| None).into_iter().map(|(tier, _)| tier).collect::<Vec<_>>()
+        };
+        assert_eq!([&planned(&[], false)[..], &[Tier::Soak]].concat(), Tier::ALL);
+        assert_eq!(planned(&[], true), Tier::ALL);
+        assert_eq!(planned(&[Tier::Unit], true), [Tier::Unit, Tier::Soak]);
+        assert_eq!(planned(&[Tier::Soak], false), [Tier::Soak]);
     }
 
     #[test]
@@ -131,6 +155,7 @@ mod tests {
         let options = |words: &[&str]| Options {
             wanted: words.iter().map(|word| word.parse().unwrap()).collect(),
             tests: Vec::new(),
+            long: false,
         };
         let (tiers, selection) = options(&["vm", "6.1", "latest"]).selection().unwrap();
         assert_eq!((tiers, selection.kernels), (vec![Tier::Vm], vec![vm::Series::V6_1, vm::Series::Latest]));

@@ -1,6 +1,6 @@
 //! The mistakes of a configuration, each with the place where its author finds it.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
 /// One mistake.
@@ -26,14 +26,30 @@ impl fmt::Display for ConfigError {
         if let Some(document) = self.document {
             write!(f, "document {document}")?;
             if let Some(object) = &self.object {
-                write!(f, " ({object})")?;
+                write!(f, " ({})", OneLine(object))?;
             }
             f.write_str(": ")?;
         }
         if !self.field.is_empty() {
-            write!(f, "{}: ", self.field)?;
+            write!(f, "{}: ", OneLine(&self.field))?;
         }
-        f.write_str(&self.reason)
+        OneLine(&self.reason).fmt(f)
+    }
+}
+
+/// Shows control characters escaped: what a document quotes must not look like another mistake, or steer a terminal.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            if character.is_control() {
+                write!(f, "{}", character.escape_default())?;
+            } else {
+                f.write_char(character)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -52,3 +68,21 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl std::error::Error for ConfigErrors {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_is_one_line_whatever_it_quotes() {
+        let error = ConfigError {
+            file: Some("web.yaml".into()),
+            document: Some(1),
+            object: Some("Workload shop/\n".to_owned()),
+            field: "spec.x\r".to_owned(),
+            reason: "`1\n\u{1b}[31mé` is not an IP address".to_owned(),
+        };
+        let expected = r"web.yaml: document 1 (Workload shop/\n): spec.x\r: `1\n\u{1b}[31mé` is not an IP address";
+        assert_eq!(error.to_string(), expected);
+    }
+}

@@ -105,6 +105,8 @@ impl LocalCa {
         let roots = roots.map_err(CaError::Pem)?;
         for root in &roots {
             check_root(&parse(root)?, &trust_domain)?;
+            // Handshakes read roots with webpki, which is stricter: what it refuses must not be found out there.
+            webpki::anchor_from_trusted_cert(root).map_err(|_unexplained| CaError::Encoding)?;
         }
         let signing = roots.first().ok_or(CaError::Encoding)?;
         let parsed = parse(signing)?;

@@ -19,6 +19,82 @@ use crate::tls::{ALPN, Transport};
 
 /// RFC 8446 §5.1: the content type of a handshake record.
 const HANDSHAKE: u8 = 0x16;
+/// RFC 8446 §5.1: type, version, length.
+const HEADER_BYTES: usize = 5;
+/// RFC 8446 §5.2: the longest record, which only an encrypted one may have.
+const MAX_RECORD_BYTES: usize = (1 << 14) + 256;
+
+/// What a connection's first bytes are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// A ClientHello that offers our ALPN.
+    Mesh,
+    /// The bytes so far don't tell.
+    Open,
+    /// Anything else: the application's business.
+    Plaintext,
+    /// A ClientHello that is longer than any of ours.
+    TooLong,
+}
+
+/// Judges the first bytes of one connection. What it says follows from the bytes alone, however they are cut.
+#[derive(Default)]
+pub struct HelloReader {
+    acceptor: Acceptor,
+    parsed: usize,
+}
+
+impl HelloReader {
+    /// Judges by `bytes`: all that has come so far, each time. What is not [`Verdict::Open`] is final.
+    pub fn judge(&mut self, bytes: &[u8]) -> Verdict {
+        // Whole records only: what rustls makes of half of one would depend on where it is cut.
+        loop {
+            let rest = &bytes[self.parsed..];
+            let record = match record_bytes(rest) {
+                Ok(Some(length)) => length,
+                Ok(None) => return Verdict::Open,
+                Err(NotOurs) => return Verdict::Plaintext,
+            };
+            if self.parsed + record > MAX_HELLO_BYTES {
+                return Verdict::TooLong;
+            }
+            let Some(mut record) = rest.get(..record) else { return Verdict::Open };
+            self.parsed += record.len();
+            while !record.is_empty() {
+                if self.acceptor.read_tls(&mut record).is_err() {
+                    return Verdict::TooLong;
+                }
+            }
+            match self.acceptor.accept() {
+                Ok(Some(accepted)) => {
+                    let offered = accepted.client_hello().alpn();
+                    let ours = offered.is_some_and(|mut protocols| protocols.any(|protocol| protocol == ALPN));
+                    return if ours { Verdict::Mesh } else { Verdict::Plaintext };
+                }
+                Ok(None) => {}
+                Err(_not_tls) => return Verdict::Plaintext,
+            }
+        }
+    }
+}
+
+/// No ClientHello begins or goes on like this.
+struct NotOurs;
+
+/// How long the record at the front is, header included; `None` while the header is not all there.
+fn record_bytes(bytes: &[u8]) -> Result<Option<usize>, NotOurs> {
+    let wrong = |index: usize, wanted: u8| bytes.get(index).is_some_and(|byte| *byte != wanted);
+    // Every version of TLS has 3 as its first number.
+    if wrong(0, HANDSHAKE) || wrong(1, 3) {
+        return Err(NotOurs);
+    }
+    let Some([.., high, low]) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+    match usize::from(u16::from_be_bytes([*high, *low])) {
+        1..=MAX_RECORD_BYTES => Ok(Some(HEADER_BYTES + usize::from(u16::from_be_bytes([*high, *low])))),
+        _ => Err(NotOurs),
+    }
+}
+
 /// What a connection begins with.
 #[derive(Debug)]
 pub(super) enum Opening<S> {
@@ -40,32 +116,25 @@ pub(super) async fn classify<S: AsyncRead + Unpin>(
         // A server that speaks first, or a client that takes its time.
         Err(_elapsed) => return Ok(Opening::Plaintext(Replayed { bytes, stream })),
     }
-    if bytes.first() != Some(&HANDSHAKE) {
-        return Ok(Opening::Plaintext(Replayed { bytes, stream }));
-    }
-    let ours =
-        timeout(deadline, read_hello(&mut stream, &mut bytes)).await.map_err(|_elapsed| io::ErrorKind::TimedOut)??;
+    let read = timeout(deadline, read_hello(&mut stream, &mut bytes)).await;
+    let ours = read.map_err(|_elapsed| io::ErrorKind::TimedOut)??;
     let replayed = Replayed { bytes, stream };
     Ok(if ours { Opening::Mesh(replayed) } else { Opening::Plaintext(replayed) })
 }
 
 /// Reads on until the ClientHello is whole (it spans segments with post-quantum keys); says whether it is for us.
 async fn read_hello<S: AsyncRead + Unpin>(stream: &mut S, bytes: &mut BytesMut) -> io::Result<bool> {
-    let mut acceptor = Acceptor::default();
-    let mut parsed = 0;
+    let mut reader = HelloReader::default();
+    if bytes.is_empty() {
+        // The peer has ended its direction and said nothing.
+        return Ok(false);
+    }
     loop {
-        while parsed < bytes.len() {
-            parsed += acceptor.read_tls(&mut &bytes[parsed..])?;
-        }
-        match acceptor.accept() {
-            Ok(Some(accepted)) => {
-                let offered = accepted.client_hello().alpn();
-                return Ok(offered.is_some_and(|mut protocols| protocols.any(|protocol| protocol == ALPN)));
-            }
-            Ok(None) if bytes.len() > MAX_HELLO_BYTES => return Err(io::ErrorKind::InvalidData.into()),
-            Ok(None) => {}
-            // Not TLS as we know it: then it is the application's business.
-            Err(_not_tls) => return Ok(false),
+        match reader.judge(bytes) {
+            Verdict::Mesh => return Ok(true),
+            Verdict::Open => {}
+            Verdict::Plaintext => return Ok(false),
+            Verdict::TooLong => return Err(io::ErrorKind::InvalidData.into()),
         }
         if stream.read_buf(bytes).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -135,7 +135,7 @@ fn may_sign(path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
 }
 
 /// The identity in a leaf, by SPIFFE X509-SVID §5.2; says nothing about who signed it.
-pub(super) fn leaf_identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, PeerError> {
+pub fn leaf_identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, PeerError> {
     let (rest, parsed) = X509Certificate::from_der(leaf).map_err(|_unexplained| PeerError::Encoding)?;
     if !rest.is_empty() {
         return Err(PeerError::Encoding);

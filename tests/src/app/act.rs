@@ -253,6 +253,13 @@ pub fn pattern_sum(count: u64) -> u64 {
     sum
 }
 
+/// `count` bytes of what any script sends, from `position` on.
+pub(super) fn pattern_piece(position: u64, count: usize) -> Vec<u8> {
+    let mut piece = vec![0; count];
+    fill_pattern(&mut piece, position);
+    piece
+}
+
 /// The byte at each position: no period that a buffer's size could hide.
 fn fill_pattern(chunk: &mut [u8], position: u64) {
     for (byte, position) in chunk.iter_mut().zip(position..) {
@@ -269,7 +276,8 @@ fn eof() -> std::io::Error {
     ErrorKind::UnexpectedEof.into()
 }
 
-fn pause(time: Duration) {
+/// For programs that play an application: waiting is what they do.
+pub(super) fn pause(time: Duration) {
     let until = Instant::now() + time;
     while let Some(left) = until.checked_duration_since(Instant::now()) {
         std::thread::park_timeout(left);

@@ -12,10 +12,11 @@ use super::{ANSWER, Served, report};
 const BACKLOG: i32 = 1024;
 
 pub(super) fn serve(port: u16, dual_stack: bool, greeting: Option<String>) -> Result<()> {
-    let mut listeners = vec![listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), !dual_stack)?];
-    if !dual_stack {
-        listeners.push(listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), false)?);
-    }
+    let listeners = if dual_stack {
+        vec![listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), false)?]
+    } else {
+        listen_separately(port)?
+    };
     report(&Served::Listening)?;
     let greeting = Arc::new(greeting);
     let threads: Vec<_> = listeners
@@ -26,6 +27,12 @@ pub(super) fn serve(port: u16, dual_stack: bool, greeting: Option<String>) -> Re
         })
         .collect();
     threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
+}
+
+/// One socket an IP version.
+pub(super) fn listen_separately(port: u16) -> Result<Vec<TcpListener>> {
+    let v6 = listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), true)?;
+    Ok(vec![v6, listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), false)?])
 }
 
 fn listen(address: SocketAddr, only_v6: bool) -> Result<TcpListener> {

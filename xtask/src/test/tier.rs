@@ -4,7 +4,7 @@ use std::{fmt, process::Command, time::Instant};
 use anyhow::Result;
 
 use crate::{
-    build, process,
+    build, fuzz, process,
     setup::{self, Purpose},
     vm, workspace,
 };
@@ -16,23 +16,29 @@ pub(crate) enum Tier {
     Lint,
     /// Everything that needs neither privileges nor the BPF toolchain.
     Unit,
+    /// Looks for inputs that break a promise of the parsers.
+    Fuzz,
     /// The native tier's tests on other kernels, in virtual machines.
     Vm,
     /// Real eBPF programs between network namespaces; needs root.
     Native,
+    /// Half an hour of mixed traffic and restarts; needs root.
+    Soak,
 }
 
 impl Tier {
     /// In the order they run: cheap ones first, and a tier with test results last.
-    pub(crate) const ALL: [Self; 4] = [Self::Lint, Self::Unit, Self::Vm, Self::Native];
+    pub(crate) const ALL: [Self; 6] = [Self::Lint, Self::Unit, Self::Fuzz, Self::Vm, Self::Native, Self::Soak];
 
     /// Minutes that the tier should take on two cores, after the first build of the dependencies.
     pub(crate) fn budget_min(self) -> u64 {
         match self {
             Self::Lint => 2,
             Self::Unit => 3,
+            Self::Fuzz => 3,
             Self::Vm => 15,
             Self::Native => 6,
+            Self::Soak => soak_min() + 2,
         }
     }
 
@@ -41,8 +47,10 @@ impl Tier {
         match self {
             Self::Lint => 15,
             Self::Unit => 20,
+            Self::Fuzz => 20,
             Self::Vm => 60,
             Self::Native => 30,
+            Self::Soak => soak_min() + 25,
         }
     }
 
@@ -51,9 +59,12 @@ impl Tier {
         match self {
             Self::Lint => ["clippy", "fmt"].into_iter().find_map(missing_component),
             Self::Unit => None,
+            Self::Fuzz => lacks(Purpose::Build),
             Self::Vm => vm::obstacle().or_else(|| lacks(Purpose::Vm)),
-            Self::Native if !rustix::process::geteuid().is_root() => Some("needs root: namespaces and eBPF".to_owned()),
-            Self::Native => lacks(Purpose::Run),
+            Self::Native | Self::Soak if !rustix::process::geteuid().is_root() => {
+                Some("needs root: namespaces and eBPF".to_owned())
+            }
+            Self::Native | Self::Soak => lacks(Purpose::Run),
         }
     }
 
@@ -66,15 +77,31 @@ impl Tier {
             }
             Self::Unit => process::run_until(&mut cargo(&UNIT), deadline),
             Self::Vm => vm::run(selection, deadline),
-            Self::Native => {
-                process::run_until(&mut build::agent_command(true), deadline)?;
-                // The build is done: this only asks where the agent is and that its object is real.
-                let built = build::build(true)?;
-                process::run_until(cargo(&NATIVE_BUILD).args(NATIVE_RUN).env("MESH_AGENT_BIN", built.agent), deadline)
+            Self::Fuzz => {
+                process::run_until(&mut fuzz::build_command()?, deadline)?;
+                fuzz::run_all(FUZZ_SECONDS)
             }
+            Self::Native => with_agent(&NATIVE_BUILD, &NATIVE_RUN, deadline),
+            Self::Soak => with_agent(&SOAK, &SOAK_RUN, deadline),
         }
     }
 }
+
+/// Tests that start agents.
+fn with_agent(tests: &[&str], run: &[&str], deadline: Instant) -> Result<()> {
+    process::run_until(&mut build::agent_command(true), deadline)?;
+    // The build is done: this only asks where the agent is and that its object is real.
+    let built = build::build(true)?;
+    process::run_until(cargo(tests).args(run).env("MESH_AGENT_BIN", built.agent), deadline)
+}
+
+/// How long the soak will take, by the variable that tells it.
+fn soak_min() -> u64 {
+    std::env::var("MESH_SOAK_MINUTES").ok().and_then(|minutes| minutes.parse().ok()).unwrap_or(30)
+}
+
+/// For each target: enough to meet what a change has broken, not to find what has been there for long.
+const FUZZ_SECONDS: u64 = 20;
 
 // mesh-ebpf is built for the BPF target only, and there with another compiler.
 const CLIPPY: [&str; 9] =
@@ -85,12 +112,17 @@ pub(crate) const NATIVE_BUILD: [&str; 8] =
     ["test", "--locked", "--release", "--package=mesh-tests", "--lib", "--tests", "--features", "native"];
 // One test at a time: they share two cores with the agents that they wait for.
 const NATIVE_RUN: [&str; 2] = ["--", "--test-threads=1"];
+// What it measured is worth reading.
+const SOAK: [&str; 7] = ["test", "--locked", "--release", "--package=mesh-tests", "--test=soak", "--features", "soak"];
+const SOAK_RUN: [&str; 2] = ["--", "--nocapture"];
 
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Fuzz => "fuzz",
             Self::Lint => "lint",
             Self::Native => "native",
+            Self::Soak => "soak",
             Self::Unit => "unit",
             Self::Vm => "vm",
         })
