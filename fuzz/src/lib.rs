@@ -7,6 +7,7 @@
 pub mod bundle;
 pub mod config;
 pub mod control;
+pub mod handshake;
 pub mod hello;
 pub mod leaf;
 pub mod spiffe_id;

@@ -9,10 +9,11 @@ use rustls_pki_types::CertificateDer;
 
 type Check = fn(&[u8]);
 
-const TARGETS: [(&str, Check); 6] = [
+const TARGETS: [(&str, Check); 7] = [
     ("bundle", crate::bundle::check),
     ("config", crate::config::check),
     ("control", crate::control::check),
+    ("handshake", crate::handshake::check),
     ("hello", crate::hello::check),
     ("leaf", crate::leaf::check),
     ("spiffe_id", crate::spiffe_id::check),

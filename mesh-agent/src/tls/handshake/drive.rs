@@ -86,9 +86,10 @@ fn advance<E: Endpoint>(
     }
 }
 
-/// What rustls wants the peer to know before the connection ends. `incoming` is what rustls has seen and not discarded.
+/// What rustls wants the peer to know before the connection ends. `incoming` is what rustls has seen and not discarded; it
+/// must not be looked at again.
 fn encode_alert<E: Endpoint>(connection: &mut E, incoming: &mut Vec<u8>, outgoing: &mut Vec<u8>) {
-    loop {
+    while connection.common().wants_write() {
         let UnbufferedStatus { discard, state, .. } = connection.process(incoming);
         let Ok(ConnectionState::EncodeTlsData(mut data)) = state else { return };
         encode(|space| data.encode(space), outgoing);
