@@ -7,7 +7,10 @@ use aya::{
     sys::{BpfHelper, is_helper_supported, is_map_supported},
 };
 
-use super::table::{Row, Status};
+use super::{
+    defects::{KernelDefect, defects_of, parse_version},
+    table::{Row, Status},
+};
 use crate::sys;
 
 /// The oldest kernel with every hook that the mesh cannot do without: netns cookies in sock_ops.
@@ -93,6 +96,7 @@ const MAPS: [(&str, MapType, &str); 6] = [
 /// Everything about the kernel.
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = vec![release(), btf(), cgroup2_row(), bpffs_row()];
+    rows.extend(tls_defects());
     rows.extend(CGROUP_HOOKS.iter().chain(&POD_HOOKS).map(hook_row));
     rows.push(tcx());
     rows.extend(HELPERS.map(|(name, program, helper, follows)| {
@@ -119,6 +123,16 @@ fn release() -> Row {
     } else {
         Row::missing(name, release, format!("the mesh needs {}.{} or newer", OLDEST.0, OLDEST.1))
     }
+}
+
+/// What is known against the TLS of kernels of this version, whether or not it has TLS.
+fn tls_defects() -> impl Iterator<Item = Row> {
+    let name = rustix::system::uname();
+    let version = parse_version(&name.release().to_string_lossy(), &name.version().to_string_lossy());
+    let row = |defect: &KernelDefect| {
+        Row::degraded("kTLS defect", defect.cve, format!("{}; update, or `tls.dataPath: Userspace`", defect.summary))
+    };
+    version.into_iter().flat_map(defects_of).map(row)
 }
 
 fn btf() -> Row {
