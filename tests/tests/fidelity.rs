@@ -28,7 +28,8 @@ fn mesh(world: &World, timeouts: &str) -> Result<Mesh> {
 fn both_directions_carry_256_mib_at_once_unchanged() -> Result<()> {
     let world = World::standard()?;
     let _mesh = mesh(&world, "")?;
-    let size = u64::from(scale::less(256)) * MIB;
+    // Twice: emulated ciphers are slower still than the rest.
+    let size = u64::from(scale::less(scale::less(256))) * MIB;
     let sum = pattern_sum(size);
     let exchange = format!("exchange:{size}");
     let server = world.pod("server").act_serve(PORT, &[&exchange])?;
