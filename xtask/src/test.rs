@@ -25,7 +25,7 @@ pub(crate) struct Options {
     /// Run only this file of tests/tests in the VM; may be repeated
     #[arg(long = "test", value_name = "NAME")]
     tests: Vec<String>,
-    /// The soak too
+    /// The soak too, and 512 MiB in the VM for every cipher
     #[arg(long)]
     long: bool,
 }
@@ -65,7 +65,7 @@ impl Options {
 
     fn selection(&self) -> Result<(Vec<Tier>, vm::Selection)> {
         let (mut tiers, mut selection) =
-            (Vec::new(), vm::Selection { tests: self.tests.clone(), ..Default::default() });
+            (Vec::new(), vm::Selection { tests: self.tests.clone(), long: self.long, ..Default::default() });
         for wanted in &self.wanted {
             match wanted {
                 Wanted::Tier(tier) => tiers.push(*tier),
@@ -125,7 +125,8 @@ fn describe(plan: &[Planned]) -> String {
 fn run_tier(tier: Tier, selection: &vm::Selection) -> Result<()> {
     let started = Instant::now();
     say(format_args!("\n== tier {tier}"));
-    tier.run(selection, started + Duration::from_secs(60 * tier.limit_min())).with_context(|| format!("tier {tier}"))
+    let limit = Duration::from_secs(60 * tier.limit_min()) * if selection.long { vm::LONGER } else { 1 };
+    tier.run(selection, started + limit).with_context(|| format!("tier {tier}"))
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub(crate) use kernel::Series;
 const AT_ONCE: usize = 2;
 /// A kernel that takes longer than this hangs, even on a machine that does much else.
 const KERNEL_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// As many times what a day's run takes do 512 MiB take, each way, for every cipher and pairing of ends.
+pub(crate) const LONGER: u32 = 3;
 
 /// What of the tier is wanted.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +45,8 @@ pub(crate) struct Selection {
     pub(crate) kernels: Vec<Series>,
     /// Test files; all if empty.
     pub(crate) tests: Vec<String>,
+    /// 512 MiB where 32 are enough for every day.
+    pub(crate) long: bool,
 }
 
 /// Why this machine cannot run the tier at all.
@@ -68,8 +72,9 @@ pub(crate) fn run(selection: &Selection, deadline: Instant) -> Result<()> {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(kernel) = next(&queue) {
-                    let until = deadline.min(Instant::now() + KERNEL_LIMIT);
-                    let verdict = boot::run_suite(kernel, &suite, accelerator, &place, until);
+                    let limit = KERNEL_LIMIT * if selection.long { LONGER } else { 1 };
+                    let until = deadline.min(Instant::now() + limit);
+                    let verdict = boot::run_suite(kernel, &suite, accelerator, &place, selection.long, until);
                     say(Summary { kernel, verdict: &verdict });
                     if let Ok(mut verdicts) = verdicts.lock() {
                         verdicts.push(verdict.is_ok_and(|verdict| verdict.passed()));

@@ -49,11 +49,12 @@ pub(super) fn run_suite(
     suite: &Suite,
     accelerator: Accelerator,
     place: &Place,
+    long: bool,
     deadline: Instant,
 ) -> Result<Verdict> {
     let began = Instant::now();
     let directory = place.fresh(&kernel.series.to_string())?;
-    let results = results(&directory, suite, accelerator)?;
+    let results = results(&directory, suite, accelerator, long)?;
     let machine = Machine {
         image: &kernel.image,
         initramfs: &initramfs::make(kernel, &directory)?,
@@ -78,7 +79,7 @@ pub(super) fn run_suite(
 }
 
 /// The directory that the guest shares with us, with what it needs to know.
-fn results(directory: &Path, suite: &Suite, accelerator: Accelerator) -> Result<PathBuf> {
+fn results(directory: &Path, suite: &Suite, accelerator: Accelerator, long: bool) -> Result<PathBuf> {
     let results = directory.join("results");
     fs::create_dir_all(&results).with_context(|| format!("make {}", results.display()))?;
     let mut environment = vec![
@@ -89,6 +90,9 @@ fn results(directory: &Path, suite: &Suite, accelerator: Accelerator) -> Result<
         ("SKIPS", left_out::arguments()),
         ("TMPDIR", "/run/tests".to_owned()),
     ];
+    if long {
+        environment.push(("MESH_TEST_BULK_MIB", "512".to_owned()));
+    }
     if env::var_os("MESH_TEST_LOGS").is_some() {
         environment.push(("MESH_TEST_LOGS", "/results/logs".to_owned()));
     }
