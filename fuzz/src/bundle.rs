@@ -1,16 +1,15 @@
 //! Trust bundles in PEM, read with the CA's own certificate: only roots that can sign get in, each as it was written.
 
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
-use mesh_agent::identity::{Issuer as _, LocalCa};
+use mesh_agent::identity::LocalCa;
+use mesh_agent::identity::ca::CaTexts;
+use mesh_agent::model::mesh::SvidSettings;
 use mesh_agent::model::spiffe::TrustDomain;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use webpki::anchor_from_trusted_cert;
-
-const LIFETIME: Duration = Duration::from_secs(60);
 
 /// A CA of this process: its certificate and its key, in PEM.
 struct Ca {
@@ -27,9 +26,11 @@ pub fn check(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
     let Ca { certificate, key } = CA.get_or_init(make_ca);
     let trust_domain = TrustDomain::parse("cluster.local").expect("a trust domain");
-    let load = |certificates: &str| LocalCa::load(trust_domain.clone(), certificates, key, LIFETIME);
+    let load = |certificates: &str| {
+        LocalCa::load(trust_domain.clone(), &CaTexts { certificates, key, bundle: None }, SvidSettings::default())
+    };
     let Ok(ca) = load(&format!("{certificate}\n{text}")) else { return };
-    let bundle = ca.trust_bundle();
+    let bundle = Arc::clone(&ca.anchors().bundle);
     assert_eq!(bundle.trust_domain, trust_domain);
     let own = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("our own certificate");
     assert_eq!(bundle.roots.first(), Some(&own), "the CA that signs comes first");
@@ -40,7 +41,7 @@ pub fn check(input: &[u8]) {
     }
     // The text that other agents and tools get says the same.
     let again = load(ca.certificate_pem()).expect("loaded once, loaded twice");
-    assert_eq!(again.trust_bundle(), bundle);
+    assert_eq!(again.anchors().bundle, bundle);
 }
 
 fn make_ca() -> Ca {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use mesh_agent::identity::{LocalCa, SvidManager};
-use mesh_agent::model::mesh::TlsSettings;
+use mesh_agent::model::mesh::{SvidSettings, TlsSettings};
 use mesh_agent::model::spiffe::{SpiffeId, TrustDomain};
 use mesh_agent::tls::datapath::DataPaths;
 use mesh_agent::tls::handshake::{accept, connect};
@@ -33,9 +33,10 @@ fn make() -> Result<Ends, Box<dyn std::error::Error>> {
     let trust_domain = TrustDomain::parse("mesh.test")?;
     let id = SpiffeId::of_service_account(&trust_domain, "demo", "web")?;
     let (now, settings) = (SystemTime::now(), TlsSettings::default());
-    let manager = SvidManager::new(LocalCa::create(trust_domain, Duration::from_hours(24 * 30), now)?);
+    let lifetime = SvidSettings { lifetime: SvidSettings::MAX_LIFETIME, ..SvidSettings::default() };
+    let manager = SvidManager::new(Arc::new(LocalCa::create(trust_domain, lifetime, now)?));
     let svid = runtime.block_on(manager.svid(&id, now))?;
-    let (svid, bundle) = (Arc::clone(&svid.borrow()), manager.trust_bundle());
+    let (svid, bundle) = (Arc::clone(&svid.borrow()), Arc::clone(&manager.trust().borrow().bundle));
     let client = client_config(&svid, &bundle, &id, &settings)?;
     Ok(Ends { runtime, client, server: server_config(&svid, &bundle, &settings)? })
 }

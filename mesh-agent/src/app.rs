@@ -12,14 +12,16 @@ use tokio::task::JoinSet;
 use crate::admin;
 use crate::args::RunArgs;
 use crate::bpf::{BpfError, Kernel, Maps};
+use crate::identity::SvidManager;
 use crate::identity::ca::CaFileError;
-use crate::identity::{LocalCa, SvidManager};
 use crate::model::budget::Budget;
 use crate::model::kernel::{KernelDefect, defects_of, parse_version};
-use crate::model::mesh::{CipherSuite, DataPathMode, IssuerSettings, Mesh};
+use crate::model::mesh::{CipherSuite, DataPathMode};
+use crate::model::spiffe::SpiffeIdError;
 use crate::model::workload::NodeName;
 use crate::pod::{Enrolled, PodManager, Readiness};
 use crate::proxy::{Drain, PodProxy, Shared};
+use crate::signing::JournalError;
 use crate::sources::file::{self, LoadError};
 use crate::state::MeshState;
 use crate::store;
@@ -28,6 +30,9 @@ use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Views;
 use crate::tls::datapath::{DataPathError, DataPaths};
 use crate::tls::probe::{ProbeError, probe};
+
+pub mod authority;
+pub mod issuer;
 
 /// How often denials are read from the ring buffer.
 const DRAIN_DENIALS: Duration = Duration::from_millis(100);
@@ -74,15 +79,31 @@ pub enum RunError {
     /// The number of descriptors can't be raised.
     #[error("raise the limit of open files")]
     Descriptors(#[source] io::Error),
+    /// The node's name can't be part of an identity.
+    #[error("the node `{node}` can't have an identity")]
+    NodeName {
+        /// The name.
+        node: NodeName,
+        /// The cause.
+        source: SpiffeIdError,
+    },
+    /// The signing service can't write down what it issues.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A tool needs a CA's key, and the configuration names a remote issuer.
+    #[error("the Mesh has no embedded issuer")]
+    NoEmbeddedCa,
+    /// The signing API's address can't be served.
+    #[error("serve the signing API on {address}")]
+    SigningAddress {
+        /// The configured address.
+        address: std::net::SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
     /// Signals can't be caught.
     #[error("set up signals")]
     Signals(#[source] io::Error),
-}
-
-/// Loads the CA that the mesh's settings name.
-pub fn load_ca(mesh: &Mesh) -> Result<LocalCa, CaFileError> {
-    let IssuerSettings::Embedded { certificate, key, svid_lifetime } = &mesh.issuer;
-    LocalCa::load_files(mesh.trust_domain.clone(), certificate, key, *svid_lifetime)
 }
 
 /// Runs the agent until SIGTERM or SIGINT. What it has pinned stays: enrolled pods fail closed until the next agent.
@@ -93,8 +114,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let root = args.cgroup_root.clone().unwrap_or_else(|| mount.clone());
     check_placement(&state, &node, &mount, &root)?;
     let data_paths = Arc::new(choose_data_paths(&state)?);
-    let svids = Arc::new(SvidManager::new(load_ca(state.mesh())?));
-    let bundle = svids.trust_bundle();
+    let svids = Arc::new(SvidManager::new(issuer::of_agent(state.mesh(), &node)?));
+    let refresh = state.mesh().issuer.refresh;
 
     let root_id = cgroup::lookup(&mount, &root).map_err(|source| cgroup_error(&root, source))?.id;
     let mut kernel = Kernel::load(&args.bpffs)?;
@@ -102,16 +123,17 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     kernel.detach_other_roots(root_id)?;
 
     let maps = kernel.maps();
-    let (counted, expiring) = (Arc::clone(&maps), Arc::clone(&svids));
+    let (counted, issuing) = (Arc::clone(&maps), Arc::clone(&svids));
     let metrics = Arc::new(Metrics::new(Views {
         kernel: Box::new(move || counted.counters()),
-        next_expiry: Box::new(move || expiring.next_expiry()),
+        identity: Box::new(move || issuing.view()),
     }));
     metrics.kernel_tls(data_paths.kernel().map_or(&[], |kernel| &kernel.ciphers));
     let readiness = Arc::new(Readiness::waiting(state.on_node(&node)));
     let (publisher, store) = store::channel(state);
     let budget = Budget::of_descriptors(harden::raise_descriptor_limit().map_err(RunError::Descriptors)?);
-    let shared = Shared::new(store.clone(), Arc::clone(&maps), Arc::clone(&metrics), bundle, data_paths, budget);
+    let trust = svids.trust();
+    let shared = Shared::new(store.clone(), Arc::clone(&maps), Arc::clone(&metrics), trust, data_paths, budget);
     let drain = shared.drain.clone();
     let admin =
         TcpListener::bind(args.admin).await.map_err(|source| RunError::Admin { address: args.admin, source })?;
@@ -124,7 +146,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     });
     let rotating = Arc::clone(&svids);
     tasks.spawn(async move {
-        rotating.run().await;
+        rotating.run(refresh).await;
         Ok(())
     });
     tasks.spawn(report_denials(maps));

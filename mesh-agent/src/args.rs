@@ -66,6 +66,16 @@ pub struct RunArgs {
 pub enum CaCommand {
     /// Make a CA: ca.crt, and ca.key with mode 0600. Never overwrites one.
     Init(CaInitArgs),
+    /// Make a CA below another one, whose key can then go offline: ca.crt, ca.key (mode 0600), bundle.pem.
+    Intermediate(CaIntermediateArgs),
+    /// Print the roots of a CA's directory.
+    Bundle(CaBundleArgs),
+    /// Sign SVIDs for the agents of other nodes.
+    Serve(CaServeArgs),
+    /// Print a join token: what lets the agent of one node join, once.
+    Token(CaTokenArgs),
+    /// Replace the root of a CA's directory, in three steps, without a gap.
+    Rotate(CaRotateArgs),
 }
 
 /// For `ca init`.
@@ -77,6 +87,102 @@ pub struct CaInitArgs {
     /// Name of the trust domain, such as cluster.local.
     #[arg(long)]
     pub trust_domain: String,
+}
+
+/// For `ca intermediate`.
+#[derive(Args, Debug)]
+pub struct CaIntermediateArgs {
+    /// Directory of the CA above.
+    #[arg(long, value_name = "DIR")]
+    pub root: PathBuf,
+    /// Directory for the files; made if missing.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Name of the trust domain.
+    #[arg(long)]
+    pub trust_domain: String,
+}
+
+/// For `ca bundle`.
+#[derive(Args, Debug)]
+pub struct CaBundleArgs {
+    /// Directory of the CA.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Name of the trust domain.
+    #[arg(long)]
+    pub trust_domain: String,
+    /// How the roots are written.
+    #[arg(long, value_enum, default_value_t = BundleFormat::Pem)]
+    pub format: BundleFormat,
+}
+
+/// A form of trust bundles.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum BundleFormat {
+    /// Certificates in PEM.
+    Pem,
+    /// A SPIFFE bundle: a JWK Set.
+    Spiffe,
+}
+
+/// For `ca serve`.
+#[derive(Args, Debug)]
+pub struct CaServeArgs {
+    /// Directory of YAML documents: its Mesh says how long SVIDs live, its Workloads which node may have which.
+    #[arg(long, env = "HAUBERK_CONFIG", value_name = "DIR")]
+    pub config: PathBuf,
+    /// Directory of the CA: ca.crt, ca.key, bundle.pem if its root is elsewhere. The journal is written there.
+    #[arg(long, env = "HAUBERK_CA", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Address of the signing API.
+    #[arg(long, env = "HAUBERK_CA_LISTEN", value_name = "ADDR:PORT", default_value = "[::]:15100")]
+    pub listen: SocketAddr,
+}
+
+/// For `ca token`.
+#[derive(Args, Debug)]
+pub struct CaTokenArgs {
+    /// Directory of the CA.
+    #[arg(long, env = "HAUBERK_CA", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Name of the trust domain.
+    #[arg(long)]
+    pub trust_domain: String,
+    /// The node that may join.
+    #[arg(long)]
+    pub node: String,
+    /// Seconds until the token ends.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub lifetime: u64,
+}
+
+/// For `ca rotate`.
+#[derive(Args, Debug)]
+pub struct CaRotateArgs {
+    /// The step.
+    #[arg(value_enum)]
+    pub step: RotateStep,
+    /// Directory of the CA.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Name of the trust domain.
+    #[arg(long)]
+    pub trust_domain: String,
+    /// For `retire`: seconds that the new root must have signed for; at least the lifetime of an SVID.
+    #[arg(long, value_name = "SECONDS", default_value_t = 24 * 3600)]
+    pub min_age: u64,
+}
+
+/// A step of `ca rotate`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum RotateStep {
+    /// Make a new root and let everybody trust it.
+    Prepare,
+    /// Let the new root sign. Not before all agents trust it (mesh_trust_roots is 2 everywhere).
+    Activate,
+    /// Trust the old root no more.
+    Retire,
 }
 
 /// For `svid`.

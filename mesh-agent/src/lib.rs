@@ -20,6 +20,7 @@ pub mod tls;
 pub mod admin;
 pub mod pod;
 pub mod proxy;
+pub mod signing;
 pub mod sources;
 
 pub mod app;

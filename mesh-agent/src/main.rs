@@ -1,15 +1,19 @@
 //! The binary: arguments in, exit code out. 0: done; 1: it failed; 2: the configuration or the command line is wrong.
 
-use std::io::Write;
+use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use clap::Parser;
-use mesh_agent::app::{self, RunError};
-use mesh_agent::args::{CaCommand, Cli, Command};
+use mesh_agent::app::{self, RunError, authority};
+use mesh_agent::args::{BundleFormat, CaBundleArgs, CaCommand, Cli, Command, RotateStep};
 use mesh_agent::bpf::Kernel;
-use mesh_agent::identity::{ca, export};
+use mesh_agent::identity::rotate::CaDirectory;
+use mesh_agent::identity::token::JoinToken;
+use mesh_agent::identity::{EmbeddedIssuer, bundle, ca, export};
+use mesh_agent::model::mesh::{CaFiles, SvidSettings};
 use mesh_agent::model::spiffe::{SpiffeId, TrustDomain};
 use mesh_agent::telemetry::log;
 
@@ -31,13 +35,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             mesh_agent::sys::harden::no_core_dumps().context("keep keys out of core dumps")?;
             runtime()?.block_on(app::run(args))?;
         }
-        Command::Ca(CaCommand::Init(args)) => {
-            let trust_domain = TrustDomain::parse(&args.trust_domain).context("--trust-domain")?;
-            ca::init_dir(&args.dir, trust_domain, SystemTime::now())?;
-        }
+        Command::Ca(command) => run_ca(command)?,
         Command::Svid(args) => {
             let config = mesh_agent::sources::file::load(&args.config).map_err(RunError::from)?;
-            let ca = app::load_ca(&config.mesh)?;
+            let ca = app::issuer::embedded(&config.mesh)?;
             let id = SpiffeId::of_service_account(&config.mesh.trust_domain, &args.namespace, &args.service_account)?;
             runtime()?.block_on(export::export(&ca, &id, &args.out))?;
         }
@@ -48,6 +49,55 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Uninstall(args) => Kernel::uninstall(&args.bpffs)?,
     }
     Ok(())
+}
+
+fn run_ca(command: CaCommand) -> anyhow::Result<()> {
+    let now = SystemTime::now();
+    let trust_domain = |name: &str| TrustDomain::parse(name).context("--trust-domain");
+    match command {
+        CaCommand::Init(args) => ca::init_dir(&args.dir, trust_domain(&args.trust_domain)?, now)?,
+        CaCommand::Intermediate(args) => {
+            ca::intermediate_dir(&args.root, &args.dir, &trust_domain(&args.trust_domain)?, now)?;
+        }
+        CaCommand::Serve(args) => {
+            mesh_agent::sys::harden::no_core_dumps().context("keep keys out of core dumps")?;
+            runtime()?.block_on(authority::serve(args))?;
+        }
+        CaCommand::Token(args) => {
+            let issuer = open_ca(&args.dir, trust_domain(&args.trust_domain)?)?;
+            let token = JoinToken::issue(&issuer.ca(), &args.node, Duration::from_secs(args.lifetime), now)?;
+            print(&format!("{token}\n"))?;
+        }
+        CaCommand::Bundle(args) => print_bundle(&args, trust_domain(&args.trust_domain)?)?,
+        CaCommand::Rotate(args) => {
+            let directory = CaDirectory { path: &args.dir, trust_domain: &trust_domain(&args.trust_domain)? };
+            match args.step {
+                RotateStep::Prepare => directory.prepare(now)?,
+                RotateStep::Activate => directory.activate()?,
+                RotateStep::Retire => directory.retire(Duration::from_secs(args.min_age), now)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print_bundle(args: &CaBundleArgs, trust_domain: TrustDomain) -> anyhow::Result<()> {
+    let issuer = open_ca(&args.dir, trust_domain)?;
+    let ca = issuer.ca();
+    let roots = &ca.anchors().bundle.roots;
+    let text = match args.format {
+        BundleFormat::Pem => bundle::to_pem(roots),
+        BundleFormat::Spiffe => format!("{:#}\n", bundle::to_spiffe(roots)?),
+    };
+    print(&text)
+}
+
+fn open_ca(directory: &Path, trust_domain: TrustDomain) -> anyhow::Result<EmbeddedIssuer> {
+    Ok(EmbeddedIssuer::open(trust_domain, CaFiles::of_directory(directory), SvidSettings::default())?)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("print")
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -7,6 +7,7 @@ pub mod control;
 pub mod datapath;
 pub mod error;
 pub mod handshake;
+pub mod issuer;
 mod keys;
 pub mod layer;
 pub mod probe;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mesh_agent::identity::{LocalCa, SvidManager};
-use mesh_agent::model::mesh::{KeyExchange, TlsSettings};
+use mesh_agent::model::mesh::{KeyExchange, SvidSettings, TlsSettings};
 use mesh_agent::model::spiffe::{SpiffeId, TrustDomain};
 use mesh_agent::tls::datapath::DataPaths;
 use mesh_agent::tls::handshake::{accept, connect};
@@ -20,9 +20,9 @@ async fn svids_of_the_embedded_ca_authenticate_both_ends() {
     let web = SpiffeId::of_service_account(&trust_domain, "shop", "web").unwrap();
     let redis = SpiffeId::of_service_account(&trust_domain, "shop", "redis").unwrap();
     let now = SystemTime::now();
-    let manager = SvidManager::new(LocalCa::create(trust_domain, Duration::from_mins(1), now).unwrap());
+    let manager = SvidManager::new(Arc::new(LocalCa::create(trust_domain, SvidSettings::default(), now).unwrap()));
     let (web_svid, redis_svid) = (manager.svid(&web, now).await.unwrap(), manager.svid(&redis, now).await.unwrap());
-    let (bundle, settings) = (manager.trust_bundle(), TlsSettings::default());
+    let (bundle, settings) = (Arc::clone(&manager.trust().borrow().bundle), TlsSettings::default());
     let client = client_config(&web_svid.borrow(), &bundle, &redis, &settings).unwrap();
     let server = server_config(&redis_svid.borrow(), &bundle, &settings).unwrap();
 

@@ -159,8 +159,13 @@ impl Agent {
 
     /// Starts it again after `kill9` or `terminate`, and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
-        self.spawn()?;
+        self.start_again()?;
         self.wait_ready()
+    }
+
+    /// Starts it again after `kill9` or `terminate`; returns at once.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.spawn()
     }
 
     /// Takes the node out of the mesh: removes what the agent pinned.

@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod claims;
 pub mod demo;
 pub mod guard;
+pub mod issuer;
 pub mod mesh;
 pub mod metrics;
 pub mod netns;

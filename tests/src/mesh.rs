@@ -9,11 +9,14 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::agent::Agent;
+use crate::issuer::{Authority, IssuerKind};
 use crate::process::Place;
 use crate::world::{Family, POD_RANGES, Pod, WORKLOAD_NAMESPACE, World};
 
 /// The trust domain of every test.
 pub const TRUST_DOMAIN: &str = "mesh.test";
+
+const TOKEN_FILE: &str = "join.token";
 
 /// The mesh-wide mutual TLS mode.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,9 +39,18 @@ pub struct Setup<'w> {
     timeouts: String,
     drain_seconds: Option<u64>,
     descriptors: Vec<(String, u64)>,
+    ca: Option<(String, String)>,
+    issuer: IssuerKind,
+    svids: String,
 }
 
 impl Setup<'_> {
+    /// Uses this CA, certificate and key in PEM, instead of one that `ca init` makes.
+    pub fn ca(mut self, certificate: String, key: String) -> Self {
+        self.ca = Some((certificate, key));
+        self
+    }
+
     /// Sets fields of the Mesh's `spec.tls`, such as `dataPath: Userspace`.
     pub fn tls(mut self, fields: &str) -> Self {
         self.tls.push((None, fields.to_owned()));
@@ -81,25 +93,45 @@ impl Setup<'_> {
         self
     }
 
+    /// Sets who signs.
+    pub fn issuer(mut self, issuer: IssuerKind) -> Self {
+        self.issuer = issuer;
+        self
+    }
+
+    /// Sets fields of the Mesh's `spec.issuer`, such as `svidLifetime: 8s, allowShortLifetimes: true`.
+    pub fn svids(mut self, fields: &str) -> Self {
+        self.svids = format!("{fields},");
+        self
+    }
+
     /// Starts the agents and waits until they are ready.
     pub fn start(self) -> Result<Mesh> {
         let directory = self.world.directory().join("mesh");
-        let place = self.world.nodes()[0].place().clone();
-        let mesh = Mesh { agents: Vec::new(), agent_bin: self.agent_bin.clone(), directory, place };
-        mesh.tool(&["ca", "init", "--trust-domain", TRUST_DOMAIN, "--dir"], &mesh.directory)?;
+        let first = &self.world.nodes()[0];
+        let authority = Box::new(Authority::new(&self.agent_bin, &directory, first.place(), first.address()));
+        let place = first.place().clone();
+        let mesh = Mesh { agents: Vec::new(), authority, agent_bin: self.agent_bin.clone(), directory, place };
+        match &self.ca {
+            None => mesh.tool(&["ca", "init", "--trust-domain", TRUST_DOMAIN, "--dir"], &mesh.directory)?,
+            Some((certificate, key)) => {
+                std::fs::create_dir_all(&mesh.directory)?;
+                std::fs::write(mesh.directory.join("ca.crt"), certificate)?;
+                std::fs::write(mesh.directory.join("ca.key"), key)?;
+            }
+        }
         self.start_agents(mesh)
     }
 
     fn start_agents(self, mut mesh: Mesh) -> Result<Mesh> {
+        if self.issuer == IssuerKind::Remote {
+            self.write_documents(&mesh, "issuer")?;
+            mesh.authority.start()?;
+        }
         for node in self.world.nodes() {
-            let config = mesh.config(node.name());
-            std::fs::create_dir_all(&config).with_context(|| format!("make {}", config.display()))?;
-            std::fs::write(config.join("mesh.yaml"), self.mesh_document(node.name(), &mesh.directory))?;
-            let pods = self.world.pods().iter().filter(|pod| pod.is_workload());
-            let omitted = |pod: &Pod| self.omitted.contains(&(node.name().to_owned(), pod.name().to_owned()));
-            for pod in pods.filter(|pod| !omitted(pod)) {
-                let document = self.workload_document(node.name(), pod)?;
-                std::fs::write(config.join(format!("{}.yaml", pod.name())), document)?;
+            let config = self.write_documents(&mesh, node.name())?;
+            if self.issuer == IssuerKind::Remote {
+                mesh.authority.token(node.name(), 600, &config.join(TOKEN_FILE))?;
             }
             let limit = self.descriptors.iter().find(|(of, _)| of == node.name()).map(|(_, limit)| *limit);
             mesh.agents.push(Agent::start(&self.agent_bin, node, &config, self.drain_seconds, limit)?);
@@ -110,7 +142,30 @@ impl Setup<'_> {
         Ok(mesh)
     }
 
-    fn mesh_document(&self, node: &str, ca: &Path) -> String {
+    /// Writes what the agent of `node`, or the issuer, believes; returns the directory.
+    fn write_documents(&self, mesh: &Mesh, node: &str) -> Result<PathBuf> {
+        let config = mesh.config(node);
+        std::fs::create_dir_all(&config).with_context(|| format!("make {}", config.display()))?;
+        std::fs::write(config.join("mesh.yaml"), self.mesh_document(node, mesh))?;
+        let pods = self.world.pods().iter().filter(|pod| pod.is_workload());
+        let omitted = |pod: &Pod| self.omitted.contains(&(node.to_owned(), pod.name().to_owned()));
+        for pod in pods.filter(|pod| !omitted(pod)) {
+            let document = self.workload_document(node, pod)?;
+            std::fs::write(config.join(format!("{}.yaml", pod.name())), document)?;
+        }
+        Ok(config)
+    }
+
+    fn mesh_document(&self, node: &str, mesh: &Mesh) -> String {
+        let file = |name| mesh.directory.join(name).display().to_string();
+        let issuer = match self.issuer {
+            IssuerKind::Embedded => {
+                format!("embedded: {{certificate: {}, key: {}}}", file("ca.crt"), file("ca.key"))
+            }
+            IssuerKind::Remote => {
+                format!("remote: {{address: '{}', tokenFile: {TOKEN_FILE}}}", mesh.authority.listen())
+            }
+        };
         let mode = match self.mode {
             Mode::Permissive => "PERMISSIVE",
             Mode::Strict => "STRICT",
@@ -127,12 +182,11 @@ impl Setup<'_> {
                timeouts: {{{}}}\n  \
                podRanges: [\"{}\"]\n  \
                tls: {{{}}}\n  \
-               issuer:\n    embedded:\n      certificate: {}\n      key: {}\n",
+               issuer: {{{} {issuer}}}\n",
             self.timeouts,
             POD_RANGES.join("\", \""),
             tls.join(", "),
-            ca.join("ca.crt").display(),
-            ca.join("ca.key").display(),
+            self.svids,
         )
     }
 
@@ -169,6 +223,7 @@ impl Setup<'_> {
 #[derive(Debug)]
 pub struct Mesh {
     agents: Vec<Agent>,
+    authority: Box<Authority>,
     agent_bin: PathBuf,
     directory: PathBuf,
     place: Place,
@@ -199,12 +254,30 @@ impl Mesh {
             timeouts: String::new(),
             drain_seconds: None,
             descriptors: Vec::new(),
+            ca: None,
+            issuer: IssuerKind::Embedded,
+            svids: String::new(),
         }
     }
 
     /// Starts the mesh of the agent that MESH_AGENT_BIN names.
     pub fn start(world: &World, mode: Mode) -> Result<Self> {
         Self::setup(world, &agent_bin()?, mode).start()
+    }
+
+    /// The CA.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The CA, to stop or start its service.
+    pub fn authority_mut(&mut self) -> &mut Authority {
+        &mut self.authority
+    }
+
+    /// Where the agent of `node` looks for its join token.
+    pub fn token_file(&self, node: &str) -> PathBuf {
+        self.config(node).join(TOKEN_FILE)
     }
 
     /// The agent of a node.

@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
+use mesh_pki::Case;
 
 use crate::mesh::SvidFiles;
-use crate::process::Process;
+use crate::process::{Finished, Process};
 use crate::world::{Pod, World};
 
 /// What tells mesh TLS from an application's own.
@@ -41,6 +42,57 @@ pub fn server(pod: &Pod, svid: &SvidFiles, port: u16) -> Result<Process> {
     let mut process = pod.spawn(&mut command)?;
     process.wait_line("openssl listens", |line| line.contains("ACCEPT"))?;
     Ok(process)
+}
+
+/// A chain in files, however odd it is.
+#[derive(Debug)]
+pub struct OddChain {
+    leaf: PathBuf,
+    above: PathBuf,
+    key: PathBuf,
+}
+
+impl OddChain {
+    /// Writes a case's chain and key.
+    pub fn write(world: &World, case: &Case) -> Result<Self> {
+        let directory = world.directory().join("odd").join(case.name.replace(' ', "-"));
+        std::fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+        let chain = Self {
+            leaf: directory.join("leaf.pem"),
+            above: directory.join("above.pem"),
+            key: directory.join("key.pem"),
+        };
+        std::fs::write(&chain.leaf, Case::pem(&case.chain[..1]))?;
+        std::fs::write(&chain.above, Case::pem(&case.chain[1..]))?;
+        std::fs::write(&chain.key, case.key_pem())?;
+        Ok(chain)
+    }
+
+    /// Offers it as a client, from the address `from` of `pod`; ends with the handshake.
+    pub fn offer(&self, pod: &Pod, from: SocketAddr, to: SocketAddr) -> Result<Finished> {
+        let mut command = pod.command("openssl");
+        command.args(["s_client", "-connect", &to.to_string(), "-bind", &from.to_string()]);
+        pod.run(self.present(&mut command))
+    }
+
+    /// Offers it as a server to whoever comes; it reverses lines.
+    pub fn serve(&self, pod: &Pod, port: u16) -> Result<Process> {
+        let mut command = pod.command("openssl");
+        command.args(["s_server", "-accept", &port.to_string(), "-rev", "-verify", "1"]);
+        let mut process = pod.spawn(self.present(&mut command))?;
+        process.wait_line("openssl listens", |line| line.contains("ACCEPT"))?;
+        Ok(process)
+    }
+
+    fn present<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        // openssl itself would refuse to send some of them.
+        command.args(["-tls1_3", "-alpn", ALPN, "-cipher", "DEFAULT:@SECLEVEL=0"]);
+        command.arg("-cert").arg(&self.leaf).arg("-key").arg(&self.key);
+        if std::fs::metadata(&self.above).is_ok_and(|file| file.len() > 0) {
+            command.arg("-cert_chain").arg(&self.above);
+        }
+        command
+    }
 }
 
 /// The SPIFFE ID in a certificate file, as openssl prints it.

@@ -5,12 +5,16 @@ use std::time::Duration;
 use super::value;
 use super::walk::{Fields, Node};
 use crate::model::mesh::{
-    CipherSuite, DataPathMode, IssuerSettings, KeyExchange, Mesh, MtlsMode, Timeouts, TlsSettings,
+    CaFiles, CipherSuite, DataPathMode, IssuerSettings, IssuerSource, KeyExchange, Mesh, MtlsMode, SvidSettings,
+    Timeouts, TlsSettings,
 };
 
 /// Bounds of a time limit: below, nothing would ever succeed; above, nothing would ever be cleaned up.
 const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 const MAX_TIMEOUT: Duration = Duration::from_mins(5);
+/// Bounds of how often the issuer is asked; an outage must show within a minute.
+const MIN_REFRESH: Duration = Duration::from_millis(100);
+const MAX_REFRESH: Duration = Duration::from_secs(30);
 
 /// Below, a connection would do little else than change keys.
 const MIN_REKEY_BYTES: u64 = 1 << 20;
@@ -78,15 +82,39 @@ fn timeouts(fields: &Fields<'_>, mtls: Option<&Fields<'_>>) -> Timeouts {
 }
 
 fn issuer(node: &Node<'_>) -> Option<IssuerSettings> {
-    let embedded = node.object(&["embedded"])?.required("embedded")?;
-    let fields = embedded.object(&["certificate", "key", "svidLifetime"])?;
+    let known = ["embedded", "remote", "svidLifetime", "allowShortLifetimes", "clockSkew", "refresh"];
+    let fields = node.object(&known)?;
+    let source = match (fields.optional("embedded"), fields.optional("remote")) {
+        (Some(embedded), None) => this_ca(&embedded).map(IssuerSource::Embedded),
+        (None, Some(remote)) => signing_service(&remote),
+        _ => {
+            node.refuse("needs exactly one of `embedded` and `remote`");
+            None
+        }
+    };
+    let short = fields.optional("allowShortLifetimes").and_then(|node| node.boolean()).unwrap_or_default();
+    let shortest = if short { SvidSettings::MIN_SHORT_LIFETIME } else { SvidSettings::MIN_LIFETIME };
+    let read = |name, min, max, default| {
+        fields.optional(name).and_then(|node| node.parse(value::duration(min, max))).unwrap_or(default)
+    };
+    let default = SvidSettings::default();
+    let lifetime = read("svidLifetime", shortest, SvidSettings::MAX_LIFETIME, default.lifetime);
+    let clock_skew = read("clockSkew", Duration::ZERO, SvidSettings::MAX_CLOCK_SKEW, default.clock_skew);
+    let refresh = read("refresh", MIN_REFRESH, MAX_REFRESH, IssuerSettings::REFRESH);
+    Some(IssuerSettings { source: source?, svid: SvidSettings { lifetime, clock_skew }, refresh })
+}
+
+fn this_ca(node: &Node<'_>) -> Option<CaFiles> {
+    let fields = node.object(&["certificate", "key", "bundle"])?;
     let certificate = fields.required("certificate").and_then(|node| node.parse(value::path));
     let key = fields.required("key").and_then(|node| node.parse(value::path));
-    let bounds = value::duration(IssuerSettings::MIN_SVID_LIFETIME, IssuerSettings::MAX_SVID_LIFETIME);
-    let lifetime = fields.optional("svidLifetime").and_then(|node| node.parse(bounds));
-    Some(IssuerSettings::Embedded {
-        certificate: certificate?,
-        key: key?,
-        svid_lifetime: lifetime.unwrap_or(IssuerSettings::SVID_LIFETIME),
-    })
+    let bundle = fields.optional("bundle").and_then(|node| node.parse(value::path));
+    Some(CaFiles { certificate: certificate?, key: key?, bundle })
+}
+
+fn signing_service(node: &Node<'_>) -> Option<IssuerSource> {
+    let fields = node.object(&["address", "tokenFile"])?;
+    let address = fields.required("address").and_then(|node| node.parse(value::host_and_port));
+    let token_file = fields.required("tokenFile").and_then(|node| node.parse(value::path));
+    Some(IssuerSource::Remote { address: address?, token_file: token_file? })
 }

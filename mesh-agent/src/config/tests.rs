@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{MeshConfig, SourceFile, parse};
-use crate::model::mesh::{CipherSuite, IssuerSettings, KeyExchange, MtlsMode, Timeouts, TlsSettings};
+use crate::model::mesh::{
+    CaFiles, CipherSuite, IssuerSettings, IssuerSource, KeyExchange, MtlsMode, SvidSettings, Timeouts, TlsSettings,
+};
+
+mod issuer;
 
 const MESH: &str = "
 apiVersion: mesh.hauberk.dev/v1alpha1
@@ -64,8 +68,10 @@ fn the_shortest_configuration_means_the_defaults() {
     let config = accepted(&format!("{MESH}---{WORKLOAD}"));
     let mesh = &config.mesh;
     assert_eq!((mesh.mode, mesh.timeouts, &mesh.tls), (MtlsMode::Strict, Timeouts::default(), &TlsSettings::default()));
-    let IssuerSettings::Embedded { certificate, svid_lifetime, .. } = &mesh.issuer;
-    assert_eq!((certificate.as_path(), *svid_lifetime), (Path::new("ca.crt"), Duration::from_hours(24)));
+    let files = CaFiles { certificate: PathBuf::from("ca.crt"), key: PathBuf::from("ca.key"), bundle: None };
+    let (source, svid) = (IssuerSource::Embedded(files), SvidSettings::default());
+    assert_eq!(mesh.issuer, IssuerSettings { source, svid, refresh: IssuerSettings::REFRESH });
+    assert_eq!(svid.lifetime, Duration::from_hours(24));
     let web = &config.workloads[0];
     assert_eq!(web.uid.to_string(), "shop/web");
     assert_eq!(web.identity.to_string(), "spiffe://cluster.local/ns/shop/sa/default");
@@ -106,7 +112,11 @@ spec:
   podRanges: [10.0.0.0/8, 'fd00::/8']
   tls: {cipherSuites: [TLS_CHACHA20_POLY1305_SHA256], keyExchange: [secp256r1, x25519], dataPath: Kernel, rekeyAfter: 8Mi}
   timeouts: {handshake: 5s, connect: 1m, unknownDestination: 1s500ms, deadPeer: 20s}
-  issuer: {embedded: {certificate: /etc/ca.crt, key: /etc/ca.key, svidLifetime: 1h30m}}
+  issuer:
+    svidLifetime: 1h30m
+    clockSkew: 5m
+    refresh: 3s
+    remote: {address: 'ca.example.org:15100', tokenFile: join.token}
 ",
     );
     let mesh = &config.mesh;
@@ -117,8 +127,9 @@ spec:
     assert_eq!(mesh.timeouts.connect, Duration::from_secs(60));
     assert_eq!(mesh.timeouts.dead_peer, Duration::from_secs(20));
     assert_eq!(mesh.timeouts.unknown_destination, Duration::from_millis(1500));
-    let IssuerSettings::Embedded { svid_lifetime, .. } = &mesh.issuer;
-    assert_eq!(*svid_lifetime, Duration::from_mins(90));
+    let source = IssuerSource::Remote { address: "ca.example.org:15100".to_owned(), token_file: "join.token".into() };
+    let svid = SvidSettings { lifetime: Duration::from_mins(90), clock_skew: Duration::from_mins(5) };
+    assert_eq!(mesh.issuer, IssuerSettings { source, svid, refresh: Duration::from_secs(3) });
     let redis = &config.workloads[0];
     assert_eq!(redis.identity.to_string(), "spiffe://cluster.local/ns/shop/sa/redis");
     assert_eq!(redis.netns.as_deref(), Some(Path::new("/run/netns/redis")));
@@ -279,12 +290,6 @@ fn mistakes_of_the_mesh() {
         ),
         (trust_domain, &with("tls: {rekeyAfter: 1Ki}"), "spec.tls.rekeyAfter: `1Ki` is less than 1048576 bytes"),
         (trust_domain, &with("tls: {keyExchange: []}"), "spec.tls.keyExchange: is empty, expected at least one item"),
-        (issuer, "issuer: {}", "spec.issuer.embedded: is required"),
-        (
-            issuer,
-            "issuer: {embedded: {certificate: a, key: b, svidLifetime: 800h}}",
-            "spec.issuer.embedded.svidLifetime: `800h` is not between 1m and 720h",
-        ),
         (issuer, "", "spec.issuer: is required"),
         ("{name: mesh}", "{name: mesh, namespace: shop}", "metadata.namespace: a Mesh belongs to no namespace"),
     ] {

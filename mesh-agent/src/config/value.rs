@@ -4,7 +4,7 @@
 //! (RFC 1123 labels and subdomains), so that a file that is accepted here is accepted there.
 
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -99,6 +99,18 @@ pub(super) fn bytes(min: u64) -> impl Fn(&str) -> Result<u64, String> {
             return Err(format!("`{text}` is less than {min} bytes"));
         }
         Ok(amount)
+    }
+}
+
+/// Where a service is: `host:port`, with a DNS name or an address; IPv6 in brackets.
+pub(super) fn host_and_port(text: &str) -> Result<String, String> {
+    let is_host = |host: &str| {
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        is_dns_subdomain(host) || bracketed.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok())
+    };
+    match text.rsplit_once(':') {
+        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok_and(|port| port != 0) => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is not a host and a port like `ca.example.org:15100` or `[fd00::1]:15100`")),
     }
 }
 

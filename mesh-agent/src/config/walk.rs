@@ -105,6 +105,15 @@ impl<'a> Node<'a> {
         parse(self.text()?).map_err(|reason| self.refuse(reason)).ok()
     }
 
+    /// `true` or `false`.
+    pub(super) fn boolean(&self) -> Option<bool> {
+        let boolean = self.value.as_bool();
+        if boolean.is_none() {
+            self.refuse_type("a boolean");
+        }
+        boolean
+    }
+
     /// A port: a number, not a text.
     pub(super) fn port(&self) -> Option<u16> {
         if !self.value.is_number() {

@@ -6,10 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustls_pki_types::CertificateDer;
-
-use super::key::SecretKey;
-use super::{IssueError, Issuer};
+use super::{IssueError, Issuer, SecretKey, bundle};
 use crate::model::spiffe::SpiffeId;
 
 /// Why no SVID was written.
@@ -31,14 +28,11 @@ pub enum ExportError {
 /// Writes tls.crt, tls.key (mode 0600) and ca.crt for `id` into `directory`, which it makes.
 pub async fn export(issuer: &impl Issuer, id: &SpiffeId, directory: &Path) -> Result<(), ExportError> {
     let key = SecretKey::generate().map_err(|source| IssueError::Sign { id: id.clone(), source })?;
-    let issued = issuer.issue(id, key.public_key(), SystemTime::now()).await?;
-    let pem = |certificates: &[CertificateDer<'_>]| {
-        let blocks = certificates.iter().map(|der| pem::Pem::new("CERTIFICATE", der.as_ref()));
-        pem::encode_many(&blocks.collect::<Vec<_>>())
-    };
+    let issued = issuer.issue(id, &key, SystemTime::now()).await?;
+    let roots = bundle::to_pem(&issuer.trust().borrow().bundle.roots);
     fs::create_dir_all(directory).map_err(|source| ExportError::Write { path: directory.to_owned(), source })?;
-    write(directory, "tls.crt", 0o644, &pem(&issued.certificates))?;
-    write(directory, "ca.crt", 0o644, &pem(&issuer.trust_bundle().roots))?;
+    write(directory, "tls.crt", 0o644, &bundle::to_pem(&issued.certificates))?;
+    write(directory, "ca.crt", 0o644, &roots)?;
     write(directory, "tls.key", 0o600, &key.to_pem())
 }
 

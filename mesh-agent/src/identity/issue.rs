@@ -14,10 +14,14 @@ use time::OffsetDateTime;
 
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 
-/// How far certificates begin in the past, for peers whose clock is behind.
-const BACK_DATED: Duration = Duration::from_mins(1);
+/// How far CA certificates begin in the past, for peers whose clock is behind.
+pub(super) const BACK_DATED: Duration = Duration::from_mins(1);
 /// Lifetime of a CA certificate made here: ten years.
 const CA_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
+/// Lifetime of an intermediate CA made here: a year.
+pub(super) const INTERMEDIATE_LIFETIME: Duration = Duration::from_hours(365 * 24);
+/// A root has intermediates below it at most, and these only leaves.
+pub(super) const ROOT_PATH_LENGTH: u8 = 1;
 
 /// When a certificate is valid: whole seconds, as X.509 counts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,10 +32,15 @@ pub(super) struct Validity {
 
 impl Validity {
     /// Of an SVID: never beyond its CA, whose own dates nobody checks in a handshake. `None` if the CA isn't valid now.
-    pub(super) fn of_svid(now: SystemTime, lifetime: Duration, ca: Validity) -> Option<Self> {
+    pub(super) fn of_svid(now: SystemTime, lifetime: Duration, clock_skew: Duration, ca: Validity) -> Option<Self> {
         let ca_is_valid = ca.not_before <= now && now < ca.not_after;
         let not_after = whole_seconds(now + lifetime).min(ca.not_after);
-        ca_is_valid.then(|| Self { not_before: whole_seconds(now - BACK_DATED), not_after })
+        ca_is_valid.then(|| Self { not_before: whole_seconds(now - clock_skew), not_after })
+    }
+
+    /// When both are valid.
+    pub(super) fn intersection(self, other: Self) -> Self {
+        Self { not_before: self.not_before.max(other.not_before), not_after: self.not_after.min(other.not_after) }
     }
 
     /// Of a CA.
@@ -51,17 +60,19 @@ pub(super) fn svid(id: &SpiffeId, validity: Validity, serial: [u8; 16]) -> Resul
     Ok(params)
 }
 
-/// A self-signed CA. It signs leaves only: the path length is 0.
+/// A CA with at most `path_length` CAs below it.
 pub(super) fn ca(
     trust_domain: &TrustDomain,
     validity: Validity,
     serial: [u8; 16],
+    path_length: u8,
 ) -> Result<CertificateParams, rcgen::Error> {
     let mut params = base(&trust_domain.id(), validity, serial)?;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Hauberk");
-    params.distinguished_name.push(DnType::CommonName, "mesh CA");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    // Names differ from root to root, so that a chain shows which one it belongs to.
+    params.distinguished_name.push(DnType::CommonName, format!("mesh CA {}", &hexadecimal(serial)[..8]));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
 }

@@ -5,17 +5,17 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
+use rustls_pki_types::{CertificateSigningRequestDer, PrivateKeyDer, SubjectPublicKeyInfoDer};
 use zeroize::{Zeroize, Zeroizing};
 
 /// A private key. ECDSA P-256 if made here.
-pub(super) struct SecretKey(KeyPair);
+pub struct SecretKey(KeyPair);
 
 impl SecretKey {
     /// Makes a new P-256 key.
-    pub(super) fn generate() -> Result<Self, rcgen::Error> {
+    pub fn generate() -> Result<Self, rcgen::Error> {
         KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map(Self)
     }
 
@@ -28,8 +28,15 @@ impl SecretKey {
         key
     }
 
-    /// PKCS #8 DER.
-    pub(super) fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
+    /// A request for a certificate (PKCS #10) that asks for no name: its signature proves that the key is held.
+    pub fn to_request(&self) -> Result<CertificateSigningRequestDer<'static>, rcgen::Error> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.serialize_request(self).map(|request| request.der().clone())
+    }
+
+    /// PKCS #8 DER, as an SVID holds it.
+    pub fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::new(self.0.serialize_der())
     }
 
@@ -39,7 +46,7 @@ impl SecretKey {
     }
 
     /// The public key (RFC 5280 §4.1).
-    pub(super) fn public_key(&self) -> SubjectPublicKeyInfoDer<'static> {
+    pub fn public_key(&self) -> SubjectPublicKeyInfoDer<'static> {
         SubjectPublicKeyInfoDer::from(self.0.subject_public_key_info())
     }
 }
@@ -66,11 +73,17 @@ impl Drop for SecretKey {
     }
 }
 
+/// Random bytes that nobody can guess.
+pub(super) fn random<const N: usize>() -> Result<[u8; N], rcgen::Error> {
+    let mut bytes = [0; N];
+    let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+    random.fill(&mut bytes).map_err(|_unexplained| rcgen::Error::RingUnspecified)?;
+    Ok(bytes)
+}
+
 /// An unpredictable certificate serial number: 126 random bits, positive and always 16 bytes long (RFC 5280 §4.1.2.2).
 pub(super) fn random_serial() -> Result<[u8; 16], rcgen::Error> {
-    let mut serial = [0; 16];
-    let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
-    random.fill(&mut serial).map_err(|_unexplained| rcgen::Error::RingUnspecified)?;
+    let mut serial: [u8; 16] = random()?;
     serial[0] = serial[0] & 0x7f | 0x40;
     Ok(serial)
 }

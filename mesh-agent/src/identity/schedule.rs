@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 /// The first retry comes after this; each further one after twice the time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_mins(5);
+/// Over how long SVIDs are replaced when their signer is.
+const LONGEST_SPREAD: Duration = Duration::from_mins(1);
 /// No two attempts for one SVID are closer than this, whatever the certificate says.
 const MIN_WAIT: Duration = Duration::from_secs(1);
 
@@ -20,6 +22,12 @@ pub(super) fn retry_after(failures: u32, jitter: u16) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     let most = FIRST_RETRY.saturating_mul(1 << doublings).min(LONGEST_RETRY);
     (most / 2 + fraction(most / 2, jitter)).max(MIN_WAIT)
+}
+
+/// When to replace an SVID whose signer signs no more: soon, but not all at once.
+pub(super) fn reissue_at(now: SystemTime, not_after: SystemTime, jitter: u16) -> SystemTime {
+    let left = not_after.duration_since(now).unwrap_or_default();
+    now + fraction((left / 10).min(LONGEST_SPREAD), jitter)
 }
 
 /// `jitter`/65536 of `span`.
@@ -45,6 +53,15 @@ mod tests {
     fn an_expired_svid_is_due_but_not_in_a_busy_loop() {
         let issued = SystemTime::UNIX_EPOCH + HOUR;
         assert_eq!(rotate_at(issued, issued - HOUR, u16::MAX), issued + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_new_signer_is_asked_within_a_minute_and_a_tenth_of_what_is_left() {
+        let now = SystemTime::UNIX_EPOCH + HOUR;
+        assert_eq!(reissue_at(now, now + HOUR, 0), now);
+        assert!(reissue_at(now, now + 24 * HOUR, u16::MAX) <= now + LONGEST_SPREAD);
+        assert!(reissue_at(now, now + Duration::from_secs(50), u16::MAX) <= now + Duration::from_secs(5));
+        assert_eq!(reissue_at(now, now - HOUR, u16::MAX), now);
     }
 
     #[test]

@@ -155,25 +155,69 @@ impl Default for Timeouts {
     }
 }
 
+/// Who signs SVIDs, and how long they live.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IssuerSettings {
+    /// Who signs.
+    pub source: IssuerSource,
+    /// What certificates are like. With a remote issuer its own configuration decides.
+    pub svid: SvidSettings,
+    /// How often an agent looks for new roots, and whether its issuer answers.
+    pub refresh: Duration,
+}
+
 /// Who signs SVIDs.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum IssuerSettings {
+pub enum IssuerSource {
     /// A CA key that this agent holds.
-    Embedded {
-        /// PEM: the CA's certificate first; further ones are roots that are trusted too.
-        certificate: PathBuf,
-        /// PEM: the CA's PKCS #8 private key.
-        key: PathBuf,
-        /// How long an SVID is valid; see [`IssuerSettings::SVID_LIFETIME`].
-        svid_lifetime: Duration,
+    Embedded(CaFiles),
+    /// A signing service: `mesh-agent ca serve`.
+    Remote {
+        /// `host:port` of the service.
+        address: String,
+        /// A join token of this node, one use.
+        token_file: PathBuf,
     },
 }
 
-impl IssuerSettings {
-    /// The default lifetime of an SVID.
-    pub const SVID_LIFETIME: Duration = Duration::from_hours(24);
+/// Where a CA is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CaFiles {
+    /// PEM: the certificate of the CA that signs, then those of the CAs above it. Without `bundle`, all are roots.
+    pub certificate: PathBuf,
+    /// PEM: the CA's PKCS #8 private key.
+    pub key: PathBuf,
+    /// The roots that are trusted: PEM or a SPIFFE bundle.
+    pub bundle: Option<PathBuf>,
+}
+
+/// What the issuer's certificates are like.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SvidSettings {
+    /// How long an SVID is valid.
+    pub lifetime: Duration,
+    /// How far it begins in the past, for peers whose clock is behind.
+    pub clock_skew: Duration,
+}
+
+impl SvidSettings {
     /// The shortest lifetime: below it, rotation would be all that the agent does.
-    pub const MIN_SVID_LIFETIME: Duration = Duration::from_mins(1);
+    pub const MIN_LIFETIME: Duration = Duration::from_mins(1);
+    /// The shortest lifetime where short ones are allowed, for tests: dates are whole seconds.
+    pub const MIN_SHORT_LIFETIME: Duration = Duration::from_secs(2);
     /// The longest lifetime: what expires later is as good as never revoked.
-    pub const MAX_SVID_LIFETIME: Duration = Duration::from_hours(30 * 24);
+    pub const MAX_LIFETIME: Duration = Duration::from_hours(30 * 24);
+    /// The largest clock skew.
+    pub const MAX_CLOCK_SKEW: Duration = Duration::from_hours(1);
+}
+
+impl Default for SvidSettings {
+    fn default() -> Self {
+        Self { lifetime: Duration::from_hours(24), clock_skew: Duration::from_mins(1) }
+    }
+}
+
+impl IssuerSettings {
+    /// How often the issuer is asked, if nothing is said.
+    pub const REFRESH: Duration = Duration::from_secs(10);
 }

@@ -6,6 +6,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// Where the mesh's own parts have their names.
+const RESERVED: &str = "/hauberk";
+const ISSUER: &str = "/hauberk/issuer";
+const NODES: &str = "/hauberk/node/";
 const SCHEME: &str = "spiffe://";
 /// SPIFFE-ID §2.3: longer IDs may be refused by other implementations.
 const MAX_ID_BYTES: usize = 2048;
@@ -109,6 +113,22 @@ impl SpiffeId {
         if bytes > MAX_ID_BYTES { Err(SpiffeIdError::TooLong) } else { Ok(id) }
     }
 
+    /// The ID of a node's agent, good for the issuer and for nothing else: `spiffe://<trust domain>/hauberk/node/<name>`.
+    pub fn of_node(trust_domain: &TrustDomain, node: &str) -> Result<Self, SpiffeIdError> {
+        check_segment(node)?;
+        Ok(Self { trust_domain: trust_domain.clone(), path: format!("{NODES}{node}").into() })
+    }
+
+    /// The ID of the service that signs SVIDs: `spiffe://<trust domain>/hauberk/issuer`.
+    pub fn of_issuer(trust_domain: &TrustDomain) -> Self {
+        Self { trust_domain: trust_domain.clone(), path: Arc::from(ISSUER) }
+    }
+
+    /// The node's name, if it is a node's ID.
+    pub fn node(&self) -> Option<&str> {
+        self.path.strip_prefix(NODES).filter(|name| !name.contains('/'))
+    }
+
     /// The authority part.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
@@ -127,6 +147,11 @@ impl SpiffeId {
     /// The Kubernetes service account, where the path has the form of a service account's.
     pub fn service_account(&self) -> Option<&str> {
         self.service_account_parts().map(|(_, service_account)| service_account)
+    }
+
+    /// Whether it is a part of the mesh itself, `spiffe://<trust domain>/hauberk/…`, and so never a workload's.
+    pub fn is_reserved(&self) -> bool {
+        *self.path == *RESERVED || self.path.starts_with("/hauberk/")
     }
 
     fn service_account_parts(&self) -> Option<(&str, &str)> {

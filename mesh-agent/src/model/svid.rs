@@ -4,6 +4,7 @@
 //! shows in no `Debug`.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
@@ -51,4 +52,13 @@ pub struct TrustBundle {
     pub trust_domain: TrustDomain,
     /// DER; each is a trust anchor.
     pub roots: Vec<CertificateDer<'static>>,
+}
+
+/// What an issuer's SVIDs are checked against, and who signs them. Replaced as a whole.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Trust {
+    /// The roots.
+    pub bundle: Arc<TrustBundle>,
+    /// Names the key that signs now: another name means that SVIDs are to be issued anew. Empty: not known yet.
+    pub signer: String,
 }

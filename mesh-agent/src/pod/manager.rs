@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::enrol::{self, Enrolled, PodError};
 use super::numbers::Numbers;
 use crate::bpf::{BpfError, Kernel, Maps};
-use crate::identity::{LocalCa, SvidManager};
+use crate::identity::SvidManager;
 use crate::model::mesh::MtlsMode;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
 use crate::store::Store;
@@ -55,7 +55,7 @@ pub struct PodManager<S> {
     /// Where cgroups are.
     pub cgroup_mount: PathBuf,
     /// The SVIDs.
-    pub svids: Arc<SvidManager<LocalCa>>,
+    pub svids: Arc<SvidManager>,
     /// What `/readyz` shows.
     pub readiness: Arc<Readiness>,
     /// The counters.

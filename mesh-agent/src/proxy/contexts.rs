@@ -8,37 +8,41 @@ use tokio::sync::watch;
 
 use crate::model::mesh::TlsSettings;
 use crate::model::spiffe::SpiffeId;
-use crate::model::svid::{TrustBundle, X509Svid};
+use crate::model::svid::{Trust, X509Svid};
 use crate::tls::config::{TlsConfigError, client_config, server_config};
 
-/// Configurations for the newest SVID.
+/// Configurations for the newest SVID and the newest roots.
 pub(super) struct Contexts {
     svid: watch::Receiver<Arc<X509Svid>>,
-    bundle: Arc<TrustBundle>,
+    trust: watch::Receiver<Arc<Trust>>,
     settings: TlsSettings,
     made: Mutex<Made>,
 }
 
-/// What was made, and from which SVID.
+/// What was made, and from what.
 #[derive(Default)]
 struct Made {
-    svid: Option<Arc<X509Svid>>,
+    from: Option<(Arc<X509Svid>, Arc<Trust>)>,
     server: Option<Arc<ServerConfig>>,
     clients: HashMap<SpiffeId, Arc<ClientConfig>>,
 }
 
 impl Contexts {
-    pub(super) fn new(svid: watch::Receiver<Arc<X509Svid>>, bundle: Arc<TrustBundle>, settings: TlsSettings) -> Self {
-        Self { svid, bundle, settings, made: Mutex::default() }
+    pub(super) fn new(
+        svid: watch::Receiver<Arc<X509Svid>>,
+        trust: watch::Receiver<Arc<Trust>>,
+        settings: TlsSettings,
+    ) -> Self {
+        Self { svid, trust, settings, made: Mutex::default() }
     }
 
     /// For a connection to a peer that must be `expected`.
     pub(super) fn client(&self, expected: &SpiffeId) -> Result<Arc<ClientConfig>, TlsConfigError> {
-        self.with_newest(|made, svid| {
+        self.with_newest(|made, svid, trust| {
             if let Some(config) = made.clients.get(expected) {
                 return Ok(Arc::clone(config));
             }
-            let config = client_config(svid, &self.bundle, expected, &self.settings)?;
+            let config = client_config(svid, &trust.bundle, expected, &self.settings)?;
             made.clients.insert(expected.clone(), Arc::clone(&config));
             Ok(config)
         })
@@ -46,22 +50,24 @@ impl Contexts {
 
     /// For a connection from any peer of the mesh.
     pub(super) fn server(&self) -> Result<Arc<ServerConfig>, TlsConfigError> {
-        self.with_newest(|made, svid| match &made.server {
+        self.with_newest(|made, svid, trust| match &made.server {
             Some(config) => Ok(Arc::clone(config)),
             None => {
-                let config = server_config(svid, &self.bundle, &self.settings)?;
+                let config = server_config(svid, &trust.bundle, &self.settings)?;
                 made.server = Some(Arc::clone(&config));
                 Ok(config)
             }
         })
     }
 
-    fn with_newest<T>(&self, make: impl FnOnce(&mut Made, &X509Svid) -> T) -> T {
-        let newest = Arc::clone(&self.svid.borrow());
+    fn with_newest<T>(&self, make: impl FnOnce(&mut Made, &X509Svid, &Trust) -> T) -> T {
+        let (svid, trust) = (Arc::clone(&self.svid.borrow()), Arc::clone(&self.trust.borrow()));
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if !made.svid.as_ref().is_some_and(|svid| Arc::ptr_eq(svid, &newest)) {
-            *made = Made { svid: Some(Arc::clone(&newest)), ..Made::default() };
+        let is_new =
+            |(old, roots): &(Arc<X509Svid>, Arc<Trust>)| !Arc::ptr_eq(old, &svid) || !Arc::ptr_eq(roots, &trust);
+        if made.from.as_ref().is_none_or(is_new) {
+            *made = Made { from: Some((Arc::clone(&svid), Arc::clone(&trust))), ..Made::default() };
         }
-        make(&mut made, &newest)
+        make(&mut made, &svid, &trust)
     }
 }

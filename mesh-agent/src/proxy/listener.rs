@@ -15,7 +15,7 @@ use super::upstream::SourcePorts;
 use super::{Drain, inbound, outbound};
 use crate::bpf::Maps;
 use crate::model::budget::Budget;
-use crate::model::svid::{TrustBundle, X509Svid};
+use crate::model::svid::{Trust, X509Svid};
 use crate::model::workload::Workload;
 use crate::store::Store;
 use crate::sys::netns::Netns;
@@ -31,7 +31,7 @@ pub struct Shared {
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// Whom peers must be vouched for by.
-    pub bundle: Arc<TrustBundle>,
+    pub trust: watch::Receiver<Arc<Trust>>,
     /// Where the records of sessions are protected.
     pub data_paths: Arc<DataPaths>,
     /// Owns the tasks.
@@ -50,12 +50,12 @@ impl Shared {
         store: Store,
         maps: Arc<Maps>,
         metrics: Arc<Metrics>,
-        bundle: Arc<TrustBundle>,
+        trust: watch::Receiver<Arc<Trust>>,
         data_paths: Arc<DataPaths>,
         budget: Budget,
     ) -> Arc<Self> {
         let (gate, seats) = (Gate::new(budget.unauthenticated), Arc::new(Semaphore::new(budget.node)));
-        Arc::new(Self { store, maps, metrics, bundle, data_paths, drain: Drain::default(), budget, gate, seats })
+        Arc::new(Self { store, maps, metrics, trust, data_paths, drain: Drain::default(), budget, gate, seats })
     }
 }
 
@@ -84,7 +84,7 @@ impl PodProxy {
         svid: watch::Receiver<Arc<X509Svid>>,
     ) -> Arc<Self> {
         let settings = shared.data_paths.prefer(&shared.store.snapshot().mesh().tls);
-        let contexts = Contexts::new(svid, Arc::clone(&shared.bundle), settings);
+        let contexts = Contexts::new(svid, shared.trust.clone(), settings);
         let (ports, seats) = (SourcePorts::of(&netns), Arc::new(Semaphore::new(shared.budget.pod)));
         Arc::new(Self { shared, workload, number, netns, contexts, ports, seats })
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, ConfigErrors, MeshConfig, SourceFile};
-use crate::model::mesh::IssuerSettings;
+use crate::model::mesh::{CaFiles, IssuerSource};
 
 /// Why a directory gave no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +36,13 @@ pub enum LoadError {
 /// Reads and parses all `*.yaml` and `*.yml` files of `directory`. Relative paths in them count from there.
 pub fn load(directory: &Path) -> Result<MeshConfig, LoadError> {
     let mut config = config::parse(&read_all(directory)?)?;
-    let IssuerSettings::Embedded { certificate, key, .. } = &mut config.mesh.issuer;
-    for path in [certificate, key] {
+    let paths: Vec<&mut PathBuf> = match &mut config.mesh.issuer.source {
+        IssuerSource::Embedded(CaFiles { certificate, key, bundle }) => {
+            [certificate, key].into_iter().chain(bundle).collect()
+        }
+        IssuerSource::Remote { token_file, .. } => vec![token_file],
+    };
+    for path in paths {
         *path = directory.join(&*path);
     }
     Ok(config)
@@ -90,8 +95,8 @@ spec:
         std::fs::write(at.join("README.md"), "not: [yaml").unwrap();
         std::fs::create_dir(at.join("more.yaml")).unwrap();
         let config = load(at).unwrap();
-        let IssuerSettings::Embedded { certificate, key, .. } = config.mesh.issuer;
-        assert_eq!((certificate, key), (at.join("ca.crt"), PathBuf::from("/elsewhere/ca.key")));
+        let ca = CaFiles { certificate: at.join("ca.crt"), key: PathBuf::from("/elsewhere/ca.key"), bundle: None };
+        assert_eq!(config.mesh.issuer.source, IssuerSource::Embedded(ca));
         assert_eq!(yaml_files(at).unwrap(), [at.join("a.yaml"), at.join("b.yml")]);
     }
 

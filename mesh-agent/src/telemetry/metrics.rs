@@ -179,8 +179,23 @@ impl Drop for ActiveGuard {
 pub struct Views {
     /// What the kernel programs did, by reason.
     pub kernel: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    /// How issuing goes.
+    pub identity: Box<dyn Fn() -> IdentityView + Send + Sync>,
+}
+
+/// How issuing goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IdentityView {
     /// When the first of the node's SVIDs expires; `None` without any.
-    pub next_expiry: Box<dyn Fn() -> Option<SystemTime> + Send + Sync>,
+    pub next_expiry: Option<SystemTime>,
+    /// Since when the issuer doesn't answer; `None` if it does.
+    pub issuer_failing_since: Option<SystemTime>,
+    /// SVIDs that were issued.
+    pub issued: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// Roots in the trust bundle.
+    pub trust_roots: usize,
 }
 
 impl fmt::Debug for Views {
@@ -196,12 +211,32 @@ impl Collector for Views {
         for (reason, value) in (self.kernel)() {
             ConstCounter::new(value).encode(family.encode_family(&[("reason", reason)])?)?;
         }
-        let Some(expiry) = (self.next_expiry)() else { return Ok(()) };
+        let view = (self.identity)();
+        gauge(&mut encoder, "issuer_up", "Whether the issuer answers", f64::from(view.issuer_failing_since.is_none()))?;
+        if let Some(since) = view.issuer_failing_since {
+            timestamp(&mut encoder, "issuer_failing_since_timestamp", "Since when the issuer doesn't answer", since)?;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "nobody has as many roots")]
+        gauge(&mut encoder, "trust_roots", "Roots in the trust bundle", view.trust_roots as f64)?;
+        let mut count = |name, help, value| {
+            let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(family)
+        };
+        count("svids_issued", "SVIDs issued to this agent", view.issued)?;
+        count("svid_failures", "Attempts to get an SVID that failed", view.failed)?;
+        let Some(expiry) = view.next_expiry else { return Ok(()) };
         let help = "When the first of this node's SVIDs expires, in Unix time";
-        let gauge =
-            encoder.encode_descriptor("svid_expiry_timestamp", help, Some(&Unit::Seconds), MetricType::Gauge)?;
-        ConstGauge::new(expiry.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()).encode(gauge)
+        timestamp(&mut encoder, "svid_expiry_timestamp", help, expiry)
     }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+fn timestamp(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, time: SystemTime) -> fmt::Result {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    ConstGauge::new(seconds).encode(encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?)
 }
 
 #[cfg(test)]
@@ -212,7 +247,12 @@ mod tests {
     fn a_scrape_shows_every_family_with_its_unit() {
         let metrics = Metrics::new(Views {
             kernel: Box::new(|| vec![("connect_refused", 3)]),
-            next_expiry: Box::new(|| Some(UNIX_EPOCH + Duration::from_secs(5))),
+            identity: Box::new(|| IdentityView {
+                next_expiry: Some(UNIX_EPOCH + Duration::from_secs(5)),
+                issued: 4,
+                trust_roots: 2,
+                ..IdentityView::default()
+            }),
         });
         let active = metrics.opened(Direction::Inbound);
         metrics.handshake(Direction::Inbound, DataPath::Kernel, Duration::from_millis(2));
@@ -228,6 +268,9 @@ mod tests {
         drop(active);
         let text = metrics.encode().unwrap();
         for line in [
+            "mesh_issuer_up 1.0",
+            "mesh_svids_issued_total 4",
+            "mesh_trust_roots 2.0",
             "mesh_connections_opened_total{direction=\"inbound\"} 1",
             "mesh_connections_active{direction=\"inbound\"} 0",
             "mesh_relayed_bytes_total{direction=\"inbound\",flow=\"received\"} 7",

@@ -15,7 +15,7 @@ use rustls::{ClientConfig, ServerConfig, SupportedCipherSuite};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor};
 
 use super::ALPN;
-use super::verify::SpiffeVerifier;
+use super::verify::{Accepted, SpiffeVerifier};
 use crate::model::mesh::{CipherSuite, KeyExchange, TlsSettings};
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::{TrustBundle, X509Svid};
@@ -56,7 +56,7 @@ pub fn client_config(
 ) -> Result<Arc<ClientConfig>, TlsConfigError> {
     let setup = |source| TlsConfigError::Setup { id: svid.id.clone(), source };
     let provider = Arc::new(provider(settings));
-    let verifier = verifier(bundle, Some(expected.clone()), &provider)?;
+    let verifier = verifier(bundle, Accepted::Workload(expected.clone()), &provider)?;
     let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).map_err(setup)?;
     let mut config = builder
         .dangerous()
@@ -78,7 +78,7 @@ pub fn server_config(
 ) -> Result<Arc<ServerConfig>, TlsConfigError> {
     let setup = |source| TlsConfigError::Setup { id: svid.id.clone(), source };
     let provider = Arc::new(provider(settings));
-    let verifier = verifier(bundle, None, &provider)?;
+    let verifier = verifier(bundle, Accepted::Workloads, &provider)?;
     let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).map_err(setup)?;
     let mut config = builder
         .with_client_cert_verifier(Arc::new(verifier))
@@ -91,13 +91,13 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-fn verifier(
+pub(super) fn verifier(
     bundle: &TrustBundle,
-    expected: Option<SpiffeId>,
+    accepted: Accepted,
     provider: &CryptoProvider,
 ) -> Result<SpiffeVerifier, TlsConfigError> {
     let algorithms = provider.signature_verification_algorithms;
-    Ok(SpiffeVerifier { anchors: anchors(bundle)?, trust_domain: bundle.trust_domain.clone(), expected, algorithms })
+    Ok(SpiffeVerifier { anchors: anchors(bundle)?, trust_domain: bundle.trust_domain.clone(), accepted, algorithms })
 }
 
 fn anchors(bundle: &TrustBundle) -> Result<Vec<TrustAnchor<'static>>, TlsConfigError> {
@@ -112,14 +112,14 @@ fn anchors(bundle: &TrustBundle) -> Result<Vec<TrustAnchor<'static>>, TlsConfigE
 }
 
 /// rustls gets a view of the key and makes its own, which aws-lc wipes.
-fn certified_key(svid: &X509Svid) -> Result<SingleCertAndKey, rustls::Error> {
+pub(super) fn certified_key(svid: &X509Svid) -> Result<SingleCertAndKey, rustls::Error> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.private_key.as_slice()));
     let certified = CertifiedKey::new(svid.chain.clone(), sign::any_supported_type(&key)?);
     certified.keys_match()?;
     Ok(SingleCertAndKey::from(certified))
 }
 
-fn provider(settings: &TlsSettings) -> CryptoProvider {
+pub(super) fn provider(settings: &TlsSettings) -> CryptoProvider {
     CryptoProvider {
         cipher_suites: settings.cipher_suites.iter().map(|suite| cipher_suite(*suite)).collect(),
         kx_groups: settings.key_exchange.iter().map(|group| kx_group(*group)).collect(),

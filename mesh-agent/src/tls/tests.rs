@@ -15,6 +15,7 @@ use super::{ALPN, TlsConfigError, client_config, server_config, session_reason};
 use crate::model::mesh::{CipherSuite, KeyExchange, TlsSettings};
 
 mod certificates;
+mod hostile;
 mod pki;
 
 use pki::{Ca, REDIS, WEB, id};

@@ -13,36 +13,60 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, PeerIncompatible, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
-use x509_parser::extensions::GeneralName;
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::model::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 
+/// The longest chain that is looked at: a leaf and five CAs.
+const MAX_CERTIFICATES: usize = 6;
+/// The largest certificate that is looked at: an SVID has less than a tenth of it.
+const MAX_CERTIFICATE_BYTES: usize = 8 * 1024;
+
 /// Why a certificate chain gives its holder no identity, or not the expected one.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
-    /// The certificate is no X.509.
-    #[error("the peer's certificate can't be parsed")]
-    Encoding,
+    /// The leaf may sign certificates: it is a CA's (SPIFFE X509-SVID §4.1).
+    #[error("the peer's certificate is one of a CA")]
+    CaAsLeaf,
     /// It leads to no root of the bundle, is expired, or is otherwise refused by webpki.
     #[error("the peer's certificate chain is not valid")]
     Chain(#[source] webpki::Error),
-    /// The leaf is a CA, or may sign certificates, or may not sign handshakes.
-    #[error("the peer's certificate is not one of a workload")]
-    Usage,
-    /// There must be exactly one URI SAN.
-    #[error("the peer's certificate has {0} URI names, not one")]
-    UriNames(usize),
-    /// The URI SAN is no SPIFFE ID.
-    #[error("the peer's name is not a SPIFFE ID")]
-    SpiffeId(#[source] SpiffeIdError),
+    /// A certificate is no X.509, or has an extension twice.
+    #[error("the peer's certificate can't be parsed")]
+    Encoding,
+    /// A CA of the chain limits names in a way that can't be checked for URIs.
+    #[error("a CA of the peer's chain has name constraints, which are not supported")]
+    IssuerConstrained,
+    /// A CA of the chain has the name of another trust domain, or of a workload.
+    #[error("a CA of the peer's chain has a name that is not the trust domain's")]
+    IssuerName,
+    /// A CA of the chain isn't allowed to sign certificates (SPIFFE X509-SVID §4.3).
+    #[error("a CA of the peer's chain may not sign certificates")]
+    IssuerUsage,
+    /// keyUsage is missing, doesn't allow handshakes, or allows what only a CA does (SPIFFE X509-SVID §4.3).
+    #[error("the peer's key is not one for handshakes only")]
+    KeyUsage,
+    /// More certificates, or larger ones, than a mesh has any use for.
+    #[error("the peer's certificate chain is too large")]
+    Oversized,
     /// The ID has no path: it names a trust domain and no workload.
     #[error("the peer's SPIFFE ID names no workload")]
     PathEmpty,
+    /// The ID is one of the mesh's own parts, where a workload's is expected, or the reverse.
+    #[error("`{0}` has no place in this kind of connection")]
+    Role(SpiffeId),
+    /// The URI SAN is no SPIFFE ID.
+    #[error("the peer's name is not a SPIFFE ID")]
+    SpiffeId(#[source] SpiffeIdError),
     /// The ID is another trust domain's.
     #[error("the peer `{0}` belongs to another trust domain")]
     TrustDomain(SpiffeId),
+    /// There must be exactly one URI SAN (SPIFFE X509-SVID §2).
+    #[error("the peer's certificate has {0} URI names, not one")]
+    UriNames(usize),
     /// A valid workload, but not the one that has this address.
     #[error("the peer is `{found}`, not `{expected}`")]
     WrongIdentity {
@@ -57,13 +81,45 @@ impl PeerError {
     /// A stable label for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Chain(webpki::Error::CertExpired { .. }) => "expired",
-            Self::Chain(webpki::Error::CertNotValidYet { .. }) => "not_yet_valid",
-            Self::Chain(_) => "untrusted",
-            Self::Encoding | Self::PathEmpty | Self::SpiffeId(_) | Self::UriNames(_) | Self::Usage => "invalid_svid",
+            Self::CaAsLeaf => "ca_as_leaf",
+            Self::Chain(error) => chain_reason(error),
+            Self::Encoding => "bad_certificate",
+            Self::IssuerConstrained => "name_constraints",
+            Self::IssuerName => "issuer_name",
+            Self::IssuerUsage => "issuer_key_usage",
+            Self::KeyUsage => "key_usage",
+            Self::Oversized => "oversized_chain",
+            Self::PathEmpty => "no_workload",
+            Self::Role(_) => "wrong_role",
+            Self::SpiffeId(_) => "invalid_spiffe_id",
             Self::TrustDomain(_) => "foreign_trust_domain",
+            Self::UriNames(0) => "no_uri_name",
+            Self::UriNames(_) => "several_uri_names",
             Self::WrongIdentity { .. } => "wrong_identity",
         }
+    }
+}
+
+fn chain_reason(error: &webpki::Error) -> &'static str {
+    use webpki::Error as E;
+    match error {
+        E::CertExpired { .. } => "expired",
+        E::CertNotValidYet { .. } => "not_yet_valid",
+        E::CaUsedAsEndEntity => "ca_as_leaf",
+        E::EmptyEkuExtension | E::RequiredEkuNotFoundContext(_) => "extended_key_usage",
+        E::EndEntityUsedAsCa => "issuer_not_a_ca",
+        E::InvalidSignatureForPublicKey => "bad_signature",
+        E::MalformedNameConstraint | E::NameConstraintViolation | E::UnsupportedNameType => "name_constraints",
+        E::MaximumPathBuildCallsExceeded | E::MaximumPathDepthExceeded | E::MaximumSignatureChecksExceeded => {
+            "oversized_chain"
+        }
+        E::PathLenConstraintViolated => "path_length",
+        E::SignatureAlgorithmMismatch
+        | E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => "signature_algorithm",
+        E::UnknownIssuer => "untrusted",
+        E::UnsupportedCriticalExtension => "critical_extension",
+        _ => "bad_certificate",
     }
 }
 
@@ -78,19 +134,31 @@ impl From<PeerError> for rustls::Error {
                 CertificateError::NotValidYetContext { time, not_before }
             }
             PeerError::Chain(webpki::Error::UnknownIssuer) => CertificateError::UnknownIssuer,
-            PeerError::Encoding => CertificateError::BadEncoding,
             other => CertificateError::Other(OtherError(Arc::new(other))),
         })
     }
 }
 
-/// Accepts the workloads of one trust domain; as a client, one workload only.
+/// Whom a connection may lead to. A workload's SVID proves nothing to the issuer, and a node's nothing to a workload.
+#[derive(Clone, Debug)]
+pub(super) enum Accepted {
+    /// Workloads of the trust domain.
+    Workloads,
+    /// This workload, and no other.
+    Workload(SpiffeId),
+    /// The service that signs SVIDs.
+    Issuer,
+    /// Agents of nodes.
+    Nodes,
+}
+
+/// Accepts identities of one trust domain.
 #[derive(Debug)]
 pub(super) struct SpiffeVerifier {
     pub(super) anchors: Vec<TrustAnchor<'static>>,
     pub(super) trust_domain: TrustDomain,
-    /// Who the server must be; servers take any workload and leave the rest to policy.
-    pub(super) expected: Option<SpiffeId>,
+    /// Servers take any workload and leave the rest to policy.
+    pub(super) accepted: Accepted,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -103,60 +171,91 @@ impl SpiffeVerifier {
         usage: KeyUsage,
         now: UnixTime,
     ) -> Result<SpiffeId, PeerError> {
-        let parsed = EndEntityCert::try_from(leaf).map_err(PeerError::Chain)?;
-        let algorithms = self.algorithms.all;
-        parsed
-            .verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, None, Some(&may_sign))
-            .map_err(PeerError::Chain)?;
-        let found = leaf_identity(leaf)?;
+        let oversized = |certificate: &CertificateDer<'_>| certificate.len() > MAX_CERTIFICATE_BYTES;
+        if intermediates.len() >= MAX_CERTIFICATES || oversized(leaf) || intermediates.iter().any(oversized) {
+            return Err(PeerError::Oversized);
+        }
+        let found = identity(leaf)?;
         if *found.trust_domain() != self.trust_domain {
             return Err(PeerError::TrustDomain(found));
         }
-        match &self.expected {
-            Some(expected) if *expected != found => Err(PeerError::WrongIdentity { expected: expected.clone(), found }),
+        let parsed = EndEntityCert::try_from(leaf).map_err(PeerError::Chain)?;
+        let path = parsed
+            .verify_for_usage(self.algorithms.all, &self.anchors, intermediates, now, usage, None, None)
+            .map_err(PeerError::Chain)?;
+        for intermediate in path.intermediate_certificates() {
+            check_issuer(&intermediate.der(), &self.trust_domain)?;
+        }
+        self.accepted.judge(found)
+    }
+}
+
+impl Accepted {
+    fn judge(&self, found: SpiffeId) -> Result<SpiffeId, PeerError> {
+        match self {
+            Self::Workloads if found.is_reserved() => Err(PeerError::Role(found)),
+            Self::Nodes if found.node().is_none() => Err(PeerError::Role(found)),
+            Self::Issuer if found != SpiffeId::of_issuer(found.trust_domain()) => Err(PeerError::Role(found)),
+            Self::Workload(expected) if *expected != found => {
+                Err(PeerError::WrongIdentity { expected: expected.clone(), found })
+            }
             _ => Ok(found),
         }
     }
 }
 
-/// webpki doesn't look at keyUsage: an intermediate that has one must be allowed to sign certificates.
-fn may_sign(path: &VerifiedPath<'_>) -> Result<(), webpki::Error> {
-    for intermediate in path.intermediate_certificates() {
-        let der = intermediate.der();
-        let usage = X509Certificate::from_der(&der).ok().and_then(|(_, parsed)| {
-            let usage = parsed.key_usage().ok()?;
-            Some(usage.is_none_or(|usage| usage.value.key_cert_sign()))
-        });
-        if usage != Some(true) {
-            return Err(webpki::Error::EndEntityUsedAsCa);
-        }
+/// What webpki doesn't look at in a CA below the root (SPIFFE X509-SVID §4).
+fn check_issuer(der: &[u8], trust_domain: &TrustDomain) -> Result<(), PeerError> {
+    let parsed = parse(der)?;
+    let usage = parsed.key_usage().map_err(|_unexplained| PeerError::Encoding)?;
+    if !usage.is_some_and(|usage| usage.value.key_cert_sign()) {
+        return Err(PeerError::IssuerUsage);
     }
-    Ok(())
+    if parsed.name_constraints().map_err(|_unexplained| PeerError::Encoding)?.is_some() {
+        return Err(PeerError::IssuerConstrained);
+    }
+    let own = trust_domain.id().to_string();
+    if uri_names(&parsed)?.iter().all(|uri| *uri == own) { Ok(()) } else { Err(PeerError::IssuerName) }
 }
 
-/// The identity in a leaf, by SPIFFE X509-SVID §5.2; says nothing about who signed it.
+/// The workload that a leaf names; says nothing about who signed it.
 pub fn leaf_identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, PeerError> {
-    let (rest, parsed) = X509Certificate::from_der(leaf).map_err(|_unexplained| PeerError::Encoding)?;
-    if !rest.is_empty() {
-        return Err(PeerError::Encoding);
+    identity(leaf)
+}
+
+/// The identity in a leaf, by SPIFFE X509-SVID §5.2.
+fn identity(leaf: &[u8]) -> Result<SpiffeId, PeerError> {
+    let parsed = parse(leaf)?;
+    let constraints = parsed.basic_constraints().map_err(|_unexplained| PeerError::Encoding)?;
+    let usage = parsed.key_usage().map_err(|_unexplained| PeerError::Encoding)?.map(|usage| usage.value);
+    let signs = usage.is_some_and(|usage| usage.key_cert_sign() || usage.crl_sign());
+    if signs || constraints.is_some_and(|constraints| constraints.value.ca) {
+        return Err(PeerError::CaAsLeaf);
     }
-    let key_usage = parsed.key_usage().map_err(|_unexplained| PeerError::Encoding)?;
-    let is_workload = key_usage.is_none_or(|usage| {
-        let usage = usage.value;
-        usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign()
-    });
-    if !is_workload || parsed.is_ca() {
-        return Err(PeerError::Usage);
+    if !usage.is_some_and(|usage| usage.digital_signature()) {
+        return Err(PeerError::KeyUsage);
     }
-    let id = SpiffeId::parse(only_uri_name(&parsed)?).map_err(PeerError::SpiffeId)?;
+    let names = uri_names(&parsed)?;
+    let [name] = names[..] else { return Err(PeerError::UriNames(names.len())) };
+    let id = SpiffeId::parse(name).map_err(PeerError::SpiffeId)?;
     if id.path().is_empty() { Err(PeerError::PathEmpty) } else { Ok(id) }
 }
 
-fn only_uri_name<'cert>(certificate: &'cert X509Certificate<'_>) -> Result<&'cert str, PeerError> {
-    let names = certificate.subject_alternative_name().map_err(|_unexplained| PeerError::Encoding)?;
-    let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, PeerError> {
+    match X509Certificate::from_der(der) {
+        Ok(([], parsed)) => Ok(parsed),
+        _ => Err(PeerError::Encoding),
+    }
+}
+
+fn uri_names<'cert>(certificate: &X509Certificate<'cert>) -> Result<Vec<&'cert str>, PeerError> {
     let mut uris = Vec::new();
-    for name in names {
+    let extension = certificate.get_extension_unique(&OID_X509_EXT_SUBJECT_ALT_NAME);
+    let Some(extension) = extension.map_err(|_unexplained| PeerError::Encoding)? else { return Ok(uris) };
+    let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() else {
+        return Err(PeerError::Encoding);
+    };
+    for name in &names.general_names {
         match name {
             GeneralName::URI(uri) => uris.push(*uri),
             // It may be a URI that only other parsers can read.
@@ -164,10 +263,7 @@ fn only_uri_name<'cert>(certificate: &'cert X509Certificate<'_>) -> Result<&'cer
             _ => {}
         }
     }
-    match uris[..] {
-        [uri] => Ok(uri),
-        _ => Err(PeerError::UriNames(uris.len())),
-    }
+    Ok(uris)
 }
 
 impl ServerCertVerifier for SpiffeVerifier {
@@ -207,6 +303,11 @@ impl ServerCertVerifier for SpiffeVerifier {
 }
 
 impl ClientCertVerifier for SpiffeVerifier {
+    /// A node that wants to join has nothing to show yet; what it then may do, the signing API decides.
+    fn client_auth_mandatory(&self) -> bool {
+        !matches!(self.accepted, Accepted::Nodes)
+    }
+
     /// None: a client has one SVID and sends it.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]

@@ -7,7 +7,7 @@ const LAYERS: [&[&str]; 6] = [
     &["config", "policy", "state"],
     &["store", "sys", "telemetry"],
     &["bpf", "identity", "tls"],
-    &["admin", "pod", "proxy", "sources"],
+    &["admin", "pod", "proxy", "signing", "sources"],
     &["app", "args", "main"],
 ];
 

@@ -1,21 +1,35 @@
-//! Where the embedded CA's files are written (`mesh-agent ca init`) and read.
+//! Where a CA's files are written (`mesh-agent ca init`, `ca intermediate`, `ca rotate`) and read.
 //!
-//! The only place of the agent that writes a private key.
+//! The only place of the agent that writes a CA's private key.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
-use super::{CaError, LocalCa};
-use crate::model::mesh::IssuerSettings;
+use super::{CaError, CaTexts, LocalCa};
+use crate::identity::{bundle, fingerprint};
+use crate::model::mesh::{CaFiles, SvidSettings};
 use crate::model::spiffe::TrustDomain;
 
 const CERTIFICATE_FILE: &str = "ca.crt";
 const KEY_FILE: &str = "ca.key";
+const BUNDLE_FILE: &str = "bundle.pem";
+
+impl CaFiles {
+    /// The files of a directory that `ca init` or `ca intermediate` made.
+    pub fn of_directory(directory: &Path) -> Self {
+        let bundle = directory.join(BUNDLE_FILE);
+        Self {
+            certificate: directory.join(CERTIFICATE_FILE),
+            key: directory.join(KEY_FILE),
+            bundle: bundle.exists().then_some(bundle),
+        }
+    }
+}
 
 /// Why a CA can't be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +62,65 @@ pub enum CaFileError {
 
 /// Makes a CA and writes `ca.crt` and `ca.key` (mode 0600) into `directory`, which it creates; never overwrites a file.
 pub fn init_dir(directory: &Path, trust_domain: TrustDomain, now: SystemTime) -> Result<(), CaFileError> {
-    let ca = LocalCa::create(trust_domain, IssuerSettings::SVID_LIFETIME, now)
-        .map_err(|source| CaFileError::Ca { path: directory.to_owned(), source })?;
+    let ca = LocalCa::create(trust_domain, SvidSettings::default(), now).map_err(unfit(directory))?;
+    write_ca(directory, &ca)
+}
+
+/// Makes a CA below that of `root` and writes `ca.crt`, `ca.key` (mode 0600) and `bundle.pem`, the roots, into
+/// `directory`. The root's key can then go offline.
+pub fn intermediate_dir(
+    root: &Path,
+    directory: &Path,
+    trust_domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<(), CaFileError> {
+    let (root_ca, _) = load_files(trust_domain, &CaFiles::of_directory(root), SvidSettings::default())?;
+    let ca = root_ca.create_intermediate(now).map_err(unfit(root))?;
+    write_ca(directory, &ca)?;
+    let path = directory.join(BUNDLE_FILE);
+    let roots = bundle::to_pem(&ca.anchors().bundle.roots);
+    write_new(&path, 0o644, roots.as_bytes()).map_err(|source| CaFileError::Create { path, source })
+}
+
+/// Loads the CA of these files, and names what was read.
+pub(in crate::identity) fn load_files(
+    trust_domain: &TrustDomain,
+    files: &CaFiles,
+    settings: SvidSettings,
+) -> Result<(LocalCa, String), CaFileError> {
+    let (certificates, key) = (read_secret(&files.certificate)?, read_secret(&files.key)?);
+    let bundle = files.bundle.as_deref().map(read_secret).transpose()?;
+    let bundle = bundle.as_ref().map(|text| text.as_str());
+    let texts = CaTexts { certificates: &certificates, key: &key, bundle };
+    let ca = LocalCa::load(trust_domain.clone(), &texts, settings).map_err(unfit(&files.certificate))?;
+    let read = Zeroizing::new([&certificates, key.as_str(), bundle.unwrap_or_default()].join("\0"));
+    Ok((ca, fingerprint(read.as_bytes())))
+}
+
+/// Reads a file whose text is wiped after use.
+pub(in crate::identity) fn read_secret(path: &Path) -> Result<Zeroizing<String>, CaFileError> {
+    let text = std::fs::read_to_string(path).map(Zeroizing::new);
+    text.map_err(|source| CaFileError::Read { path: path.to_owned(), source })
+}
+
+/// Writes a file that must not exist.
+pub(in crate::identity) fn write_new(path: &Path, mode: u32, text: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let written = file.write_all(text).and_then(|()| file.sync_all());
+    if written.is_err() {
+        std::fs::remove_file(path)?;
+    }
+    written
+}
+
+/// Replaces a file in one step.
+pub(in crate::identity) fn replace_file(path: &Path, mode: u32, text: &[u8]) -> io::Result<()> {
+    let next = path.with_extension("new");
+    write_new(&next, mode, text)?;
+    std::fs::rename(&next, path)
+}
+
+fn write_ca(directory: &Path, ca: &LocalCa) -> Result<(), CaFileError> {
     let created = |path: &Path, result: io::Result<()>| {
         result.map_err(|source| CaFileError::Create { path: path.to_owned(), source })
     };
@@ -64,28 +135,6 @@ pub fn init_dir(directory: &Path, trust_domain: TrustDomain, now: SystemTime) ->
     written
 }
 
-impl LocalCa {
-    /// Reads both PEM files and loads them: see [`LocalCa::load`].
-    pub fn load_files(
-        trust_domain: TrustDomain,
-        certificates: &Path,
-        key: &Path,
-        svid_lifetime: Duration,
-    ) -> Result<Self, CaFileError> {
-        let read = |path: &Path| {
-            let text = std::fs::read_to_string(path).map(Zeroizing::new);
-            text.map_err(|source| CaFileError::Read { path: path.to_owned(), source })
-        };
-        Self::load(trust_domain, &read(certificates)?, &read(key)?, svid_lifetime)
-            .map_err(|source| CaFileError::Ca { path: certificates.to_owned(), source })
-    }
-}
-
-fn write_new(path: &Path, mode: u32, text: &[u8]) -> io::Result<()> {
-    let mut file: File = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    let written = file.write_all(text).and_then(|()| file.sync_all());
-    if written.is_err() {
-        std::fs::remove_file(path)?;
-    }
-    written
+fn unfit(path: &Path) -> impl FnOnce(CaError) -> CaFileError {
+    move |source| CaFileError::Ca { path: path.to_owned(), source }
 }

@@ -65,3 +65,18 @@ fn what_the_specification_forbids_is_refused() {
         assert_eq!(SpiffeId::parse(id), Err(error), "{id}");
     }
 }
+
+#[test]
+fn the_meshs_own_parts_have_names_that_no_workload_has() {
+    let trust_domain = TrustDomain::parse("cluster.local").unwrap();
+    let node = SpiffeId::of_node(&trust_domain, "rack-1.a").unwrap();
+    assert_eq!(node.to_string(), "spiffe://cluster.local/hauberk/node/rack-1.a");
+    assert_eq!((node.node(), node.is_reserved()), (Some("rack-1.a"), true));
+    assert!(SpiffeId::of_node(&trust_domain, "a/b").is_err() && SpiffeId::of_node(&trust_domain, "").is_err());
+    let issuer = SpiffeId::of_issuer(&trust_domain);
+    assert_eq!((issuer.node(), issuer.is_reserved()), (None, true));
+    for (id, reserved) in [("/hauberk", true), ("/hauberk/x", true), ("/hauberks", false), ("/ns/hauberk/sa/x", false)]
+    {
+        assert_eq!(SpiffeId::parse(&format!("spiffe://cluster.local{id}")).unwrap().is_reserved(), reserved, "{id}");
+    }
+}

@@ -1,6 +1,7 @@
 //! Certificates for the tests, right ones and every kind of wrong one. Independent of `identity`, so that the verifier
 //! isn't tested against the issuer's idea of a certificate.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rcgen::string::Ia5String;
@@ -19,8 +20,6 @@ pub(super) const REDIS: &str = "spiffe://cluster.local/ns/shop/sa/redis";
 
 pub(super) struct Ca {
     issuer: Issuer<'static, KeyPair>,
-    /// What a leaf's chain carries besides the leaf.
-    above: Vec<CertificateDer<'static>>,
     certificate: CertificateDer<'static>,
 }
 
@@ -32,9 +31,11 @@ pub(super) fn id(text: &str) -> SpiffeId {
     SpiffeId::parse(text).unwrap()
 }
 
+/// Each CA has a name of its own, as in life.
 fn ca_params(name: &str) -> CertificateParams {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name);
+    params.distinguished_name.push(DnType::CommonName, format!("{name} {}", NEXT.fetch_add(1, Ordering::Relaxed)));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params
@@ -50,16 +51,7 @@ impl Ca {
         edit(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap().der().clone();
-        Self { issuer: Issuer::new(params, key), above: Vec::new(), certificate }
-    }
-
-    /// A CA below this one; leaves send its certificate along.
-    pub(super) fn intermediate(&self, edit: impl FnOnce(&mut CertificateParams)) -> Self {
-        let mut params = ca_params("intermediate");
-        edit(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
-        Self { issuer: Issuer::new(params, key), above: vec![certificate.clone()], certificate }
+        Self { issuer: Issuer::new(params, key), certificate }
     }
 
     pub(super) fn bundle(&self) -> TrustBundle {
@@ -84,7 +76,7 @@ impl Ca {
         edit(&mut params);
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
-        let chain = [leaf.der().clone()].into_iter().chain(self.above.clone()).collect();
+        let chain = vec![leaf.der().clone()];
         let private_key = Zeroizing::new(key.serialize_der());
         X509Svid { id: id(name), chain, private_key, serial: "01".to_owned(), not_before, not_after }
     }

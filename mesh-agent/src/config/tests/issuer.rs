@@ -1,0 +1,38 @@
+//! Mistakes about who signs.
+
+use std::time::Duration;
+
+use super::{MESH, accepted, mesh_refused};
+
+const ISSUER: &str = "issuer: {embedded: {certificate: ca.crt, key: ca.key}}";
+
+#[test]
+fn mistakes_of_the_issuer() {
+    let both = "issuer: {embedded: {certificate: a, key: b}, remote: {address: 'ca:1', tokenFile: t}}";
+    for (instead, expected) in [
+        ("issuer: {}", "spec.issuer: needs exactly one of `embedded` and `remote`"),
+        (both, "spec.issuer: needs exactly one of `embedded` and `remote`"),
+        (
+            "issuer: {svidLifetime: 800h, embedded: {certificate: a, key: b}}",
+            "spec.issuer.svidLifetime: `800h` is not between 1m and 720h",
+        ),
+        (
+            "issuer: {refresh: 1h, embedded: {certificate: a, key: b}}",
+            "spec.issuer.refresh: `1h` is not between 100ms and 30s",
+        ),
+        (
+            "issuer: {remote: {address: 'ca.example.org', tokenFile: t}}",
+            "spec.issuer.remote.address: `ca.example.org` is not a host and a port like `ca.example.org:15100` or `[fd00::1]:15100`",
+        ),
+    ] {
+        mesh_refused(ISSUER, instead, &[expected]);
+    }
+}
+
+#[test]
+fn short_lifetimes_must_be_asked_for() {
+    let short = "issuer: {svidLifetime: 2s, embedded: {certificate: a, key: b}}";
+    mesh_refused(ISSUER, short, &["spec.issuer.svidLifetime: `2s` is not between 1m and 720h"]);
+    let allowed = short.replace("svidLifetime", "allowShortLifetimes: true, svidLifetime");
+    assert_eq!(accepted(&MESH.replace(ISSUER, &allowed)).mesh.issuer.svid.lifetime, Duration::from_secs(2));
+}

@@ -1,0 +1,188 @@
+//! The remote issuer: an agent's side of the signing API.
+//!
+//! It joins with a token when it has no node identity, renews that identity from half of its life, and learns of new roots
+//! by asking. The node's key is in memory only: after a restart the agent needs a new token.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::future::BoxFuture;
+use rustls_pki_types::CertificateDer;
+use tokio::sync::{Mutex, watch};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::exchange::{ask, unavailable};
+use super::wire::{self, JoinRequest, SvidAnswer, SvidRequest, TrustAnswer, decode_chain, encode};
+use crate::identity::token::JoinToken;
+use crate::identity::{IssueError, IssuedChain, Issuer, SecretKey, bundle};
+use crate::model::spiffe::{SpiffeId, TrustDomain};
+use crate::model::svid::{Trust, TrustBundle, X509Svid};
+use crate::tls::issuer::{IssuerAnchor, node_identity, signing_client_config};
+
+/// A signing service elsewhere.
+pub struct RemoteIssuer {
+    address: String,
+    token_file: PathBuf,
+    trust_domain: TrustDomain,
+    node: SpiffeId,
+    /// Who this agent is to the issuer; `None` until it has joined.
+    joined: Mutex<Option<Joined>>,
+    trust: watch::Sender<Arc<Trust>>,
+}
+
+/// The node's identity, and who was known to sign when it was issued: another signer's roots may not last.
+#[derive(Clone)]
+struct Joined {
+    svid: Arc<X509Svid>,
+    signer: String,
+}
+
+impl RemoteIssuer {
+    /// Nothing is asked yet, and nobody trusted.
+    pub fn new(address: String, token_file: PathBuf, trust_domain: TrustDomain, node: SpiffeId) -> Self {
+        let bundle = Arc::new(TrustBundle { trust_domain: trust_domain.clone(), roots: Vec::new() });
+        let trust = watch::Sender::new(Arc::new(Trust { bundle, signer: String::new() }));
+        Self { address, token_file, trust_domain, node, joined: Mutex::default(), trust }
+    }
+
+    /// Who this agent is: joins or renews if it must.
+    async fn node(&self, now: SystemTime) -> Result<Arc<X509Svid>, IssueError> {
+        let mut joined = self.joined.lock().await;
+        let signer = self.trust.borrow().signer.clone();
+        let held = joined.clone().filter(|joined| joined.svid.is_valid_at(now));
+        let renewed = match &held {
+            Some(held) if now < half_life(&held.svid) && held.signer == signer => return Ok(Arc::clone(&held.svid)),
+            Some(held) => self.obtain(&held.svid, &self.node).await,
+            None => self.join().await,
+        };
+        match (renewed, held) {
+            (Ok((key, issued)), held) => {
+                let svid = Arc::new(issued.into_svid(&self.node, &key));
+                let signer = if held.is_some() { signer } else { self.trust.borrow().signer.clone() };
+                *joined = Some(Joined { svid: Arc::clone(&svid), signer });
+                Ok(svid)
+            }
+            // It is still good for a while; the next refresh tries again.
+            (Err(error), Some(held)) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "the node's identity can't be renewed now");
+                Ok(held.svid)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    async fn join(&self) -> Result<(SecretKey, IssuedChain), IssueError> {
+        let text = std::fs::read_to_string(&self.token_file)
+            .map_err(|error| unavailable(format!("read {}: {error}", self.token_file.display()).into()))?;
+        let token = JoinToken::parse(&text).map_err(|error| unavailable(error.into()))?;
+        let anchor = IssuerAnchor::Pin { trust_domain: &self.trust_domain, pin: &token.pin };
+        let config = signing_client_config(None, &anchor).map_err(|error| unavailable(error.into()))?;
+        let (key, request) = new_request(&self.node)?;
+        let body = JoinRequest { token: text.trim().to_owned(), request };
+        let answer: SvidAnswer = ask(&self.address, Arc::clone(&config), wire::JOIN, Some(&body)).await?;
+        let issued = understand(&answer, &self.node, &key)?;
+        // Whoever signed this has the pinned key, so the roots are asked for by the same pin.
+        self.learn(ask(&self.address, config, wire::TRUST, None::<&()>).await?)?;
+        tracing::info!(node.id = %self.node, "joined the mesh");
+        Ok((key, issued))
+    }
+
+    async fn obtain(&self, node: &X509Svid, id: &SpiffeId) -> Result<(SecretKey, IssuedChain), IssueError> {
+        let (key, request) = new_request(id)?;
+        let issued = self.request(node, id, &key, request).await?;
+        Ok((key, issued))
+    }
+
+    async fn request(
+        &self,
+        node: &X509Svid,
+        id: &SpiffeId,
+        key: &SecretKey,
+        request: String,
+    ) -> Result<IssuedChain, IssueError> {
+        let body = SvidRequest { id: id.to_string(), request };
+        let answer: SvidAnswer = ask(&self.address, self.config(node)?, wire::SVID, Some(&body)).await?;
+        understand(&answer, id, key)
+    }
+
+    fn config(&self, node: &X509Svid) -> Result<Arc<rustls::ClientConfig>, IssueError> {
+        let trust = Arc::clone(&self.trust.borrow());
+        let config = signing_client_config(Some(node), &IssuerAnchor::Bundle(&trust.bundle));
+        config.map_err(|error| unavailable(error.into()))
+    }
+
+    fn learn(&self, answer: TrustAnswer) -> Result<(), IssueError> {
+        let roots = bundle::from_spiffe(&answer.bundle).map_err(|error| unavailable(error.into()))?;
+        if roots.is_empty() {
+            return Err(unavailable("the issuer has no roots".into()));
+        }
+        let bundle = Arc::new(TrustBundle { trust_domain: self.trust_domain.clone(), roots });
+        let next = Trust { bundle, signer: answer.signer };
+        self.trust.send_if_modified(|current| {
+            let is_new = **current != next;
+            if is_new {
+                tracing::info!(roots = next.bundle.roots.len(), signer = next.signer, "the issuer has other roots");
+                *current = Arc::new(next);
+            }
+            is_new
+        });
+        Ok(())
+    }
+}
+
+impl Issuer for RemoteIssuer {
+    fn issue<'a>(
+        &'a self,
+        id: &'a SpiffeId,
+        key: &'a SecretKey,
+        now: SystemTime,
+    ) -> BoxFuture<'a, Result<IssuedChain, IssueError>> {
+        Box::pin(async move {
+            let node = self.node(now).await?;
+            self.request(&node, id, key, encoded_request(id, key)?).await
+        })
+    }
+
+    fn refresh(&self, now: SystemTime) -> BoxFuture<'_, Result<(), IssueError>> {
+        Box::pin(async move {
+            let node = self.node(now).await?;
+            self.learn(ask(&self.address, self.config(&node)?, wire::TRUST, None::<&()>).await?)
+        })
+    }
+
+    fn trust(&self) -> watch::Receiver<Arc<Trust>> {
+        self.trust.subscribe()
+    }
+}
+
+fn half_life(svid: &X509Svid) -> SystemTime {
+    svid.not_before + svid.not_after.duration_since(svid.not_before).unwrap_or_default() / 2
+}
+
+fn new_request(id: &SpiffeId) -> Result<(SecretKey, String), IssueError> {
+    let key = SecretKey::generate().map_err(|source| IssueError::Sign { id: id.clone(), source })?;
+    let request = encoded_request(id, &key)?;
+    Ok((key, request))
+}
+
+fn encoded_request(id: &SpiffeId, key: &SecretKey) -> Result<String, IssueError> {
+    let request = key.to_request().map_err(|source| IssueError::Sign { id: id.clone(), source })?;
+    Ok(encode(&request))
+}
+
+/// The chain must be for what was asked; what it is worth the peers decide.
+fn understand(answer: &SvidAnswer, id: &SpiffeId, key: &SecretKey) -> Result<IssuedChain, IssueError> {
+    let odd = || unavailable("the issuer's answer is not the certificate that was asked for".into());
+    let certificates = decode_chain(&answer.chain).ok_or_else(odd)?;
+    let leaf: &CertificateDer<'_> = certificates.first().ok_or_else(odd)?;
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_unexplained| odd())?;
+    if parsed.public_key().raw != key.public_key().as_ref() || node_identity(&certificates).as_ref() != Some(id) {
+        return Err(odd());
+    }
+    let serial = parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+    let (not_before, not_after) = (parsed.validity().not_before, parsed.validity().not_after);
+    let (not_before, not_after) = (not_before.to_datetime().into(), not_after.to_datetime().into());
+    Ok(IssuedChain { serial, not_before, not_after, certificates })
+}

@@ -1,0 +1,155 @@
+//! What the signing API does with a request: the rules of who gets which certificate.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+
+use super::journal::{Journal, JournalError};
+use super::wire::{JoinRequest, SvidAnswer, SvidRequest, decode, encode};
+use crate::config::MeshConfig;
+use crate::identity::token::JoinToken;
+use crate::identity::{EmbeddedIssuer, IssuedChain, request};
+use crate::model::spiffe::SpiffeId;
+
+/// The shortest lifetime of a node's identity: an agent without one needs a new token.
+const MIN_NODE_LIFETIME: Duration = Duration::from_hours(24);
+const MAX_NODE_LIFETIME: Duration = Duration::from_hours(30 * 24);
+
+/// Why a request gets nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServiceError {
+    /// The caller may not have it. Audited.
+    #[error("{0}")]
+    Refused(String),
+    /// It is no request.
+    #[error("{0}")]
+    Malformed(String),
+    /// It isn't the caller's fault.
+    #[error("the issuer is out of order")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The signing service, apart from its sockets.
+pub(super) struct Service {
+    issuer: Arc<EmbeddedIssuer>,
+    journal: Mutex<Journal>,
+    /// Which node runs a workload with which identity.
+    placed: Mutex<Arc<HashSet<(String, SpiffeId)>>>,
+}
+
+impl Service {
+    pub(super) fn new(issuer: Arc<EmbeddedIssuer>, journal: &Path, config: &MeshConfig) -> Result<Self, JournalError> {
+        let journal = Mutex::new(Journal::open(journal)?);
+        Ok(Self { issuer, journal, placed: Mutex::new(Arc::new(places(config))) })
+    }
+
+    /// Takes new documents.
+    pub(super) fn update(&self, config: &MeshConfig) {
+        *self.placed.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(places(config));
+    }
+
+    pub(super) fn issuer(&self) -> &EmbeddedIssuer {
+        &self.issuer
+    }
+
+    /// A token for a node's identity.
+    pub(super) fn join(&self, body: &[u8], now: SystemTime) -> Result<SvidAnswer, ServiceError> {
+        let JoinRequest { token, request } = serde_json::from_slice(body).map_err(malformed)?;
+        let token = JoinToken::parse(&token).map_err(malformed)?;
+        let public_key = public_key(&request)?;
+        let ca = self.issuer.ca();
+        let refused = |reason: String| refuse(&token.node, "join", reason);
+        token.verify(&ca, now).map_err(|error| refused(error.to_string()))?;
+        let id = SpiffeId::of_node(&ca.anchors().bundle.trust_domain, &token.node).map_err(malformed)?;
+        // Held from the question whether the token is used until it is: two that come at once are still two.
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if journal.is_used(&token.serial) {
+            return Err(refused("the join token has been used".to_owned()));
+        }
+        let issued = self.sign(&id, &public_key, now)?;
+        journal.note(&token.node, &id, &issued, Some(&token.serial)).map_err(failed)?;
+        tracing::info!(node = token.node, token.serial = token.serial, svid.serial = issued.serial, "node joined");
+        Ok(answer(&issued))
+    }
+
+    /// A workload's SVID for the agent of its node, or a node's own again.
+    pub(super) fn svid(
+        &self,
+        caller: Option<&SpiffeId>,
+        body: &[u8],
+        now: SystemTime,
+    ) -> Result<SvidAnswer, ServiceError> {
+        let SvidRequest { id, request } = serde_json::from_slice(body).map_err(malformed)?;
+        let (caller, node) = known(caller, &id)?;
+        let id = SpiffeId::parse(&id).map_err(malformed)?;
+        if !(id == *caller || self.runs(node, &id)) {
+            return Err(refuse(node, &id.to_string(), "this node runs no workload with this identity".to_owned()));
+        }
+        let issued = self.sign(&id, &public_key(&request)?, now)?;
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        journal.note(node, &id, &issued, None).map_err(failed)?;
+        tracing::info!(node, svid.id = %id, svid.serial = issued.serial, "svid issued");
+        Ok(answer(&issued))
+    }
+
+    fn runs(&self, node: &str, id: &SpiffeId) -> bool {
+        let placed = Arc::clone(&self.placed.lock().unwrap_or_else(PoisonError::into_inner));
+        !id.is_reserved() && placed.contains(&(node.to_owned(), id.clone()))
+    }
+
+    fn sign(
+        &self,
+        id: &SpiffeId,
+        key: &SubjectPublicKeyInfoDer<'_>,
+        now: SystemTime,
+    ) -> Result<IssuedChain, ServiceError> {
+        let ca = self.issuer.ca();
+        let lifetime = ca.settings().lifetime;
+        // So long that it is there whenever a workload's SVID is due, also after an outage.
+        let of_node = (2 * lifetime).clamp(MIN_NODE_LIFETIME, MAX_NODE_LIFETIME);
+        let lifetime = if id.is_reserved() { of_node } else { lifetime };
+        ca.sign_for(id, key, lifetime, now).map_err(failed)
+    }
+}
+
+/// Only a node's own identity lets it ask: TLS has checked it, if there is one.
+fn known<'c>(caller: Option<&'c SpiffeId>, what: &str) -> Result<(&'c SpiffeId, &'c str), ServiceError> {
+    match caller.and_then(|caller| Some((caller, caller.node()?))) {
+        Some(known) => Ok(known),
+        None => Err(refuse("unknown", what, "the caller has no node's identity".to_owned())),
+    }
+}
+
+fn places(config: &MeshConfig) -> HashSet<(String, SpiffeId)> {
+    let place =
+        |workload: &crate::model::workload::Workload| (workload.node.as_str().to_owned(), workload.identity.clone());
+    config.workloads.iter().map(place).collect()
+}
+
+fn public_key(request: &str) -> Result<SubjectPublicKeyInfoDer<'static>, ServiceError> {
+    let der = decode(request).ok_or_else(|| ServiceError::Malformed("the request is not base64".to_owned()))?;
+    request::public_key(&der).map_err(malformed)
+}
+
+fn answer(issued: &IssuedChain) -> SvidAnswer {
+    SvidAnswer { chain: issued.certificates.iter().map(|der| encode(der)).collect() }
+}
+
+fn refuse(node: &str, id: &str, reason: String) -> ServiceError {
+    tracing::warn!(target: "audit", node, svid.id = id, reason, "svid refused");
+    ServiceError::Refused(reason)
+}
+
+fn malformed(error: impl std::error::Error) -> ServiceError {
+    ServiceError::Malformed(error.to_string())
+}
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> ServiceError {
+    ServiceError::Failed(Box::new(error))
+}
+
+#[cfg(test)]
+mod tests;
