@@ -16,6 +16,7 @@ use mesh_agent::model::spiffe::{SpiffeId, TrustDomain};
 use mesh_agent::model::svid::X509Svid;
 use mesh_agent::signing::RemoteIssuer;
 use mesh_agent::signing::server::SigningServer;
+use mesh_agent::tls::datapath::DataPaths;
 use mesh_agent::tls::handshake::{accept, connect};
 use mesh_agent::tls::issuer::{IssuerAnchor, signing_client_config};
 use mesh_agent::tls::{client_config, server_config};
@@ -107,8 +108,12 @@ async fn an_agent_joins_and_gets_its_workloads_svids_and_no_others() {
     let settings = TlsSettings::default();
     let server = server_config(&web, &bundle, &settings).unwrap();
     let client = client_config(&web, &bundle, &workload("web"), &settings).unwrap();
-    let (near, far) = tokio::io::duplex(1 << 16);
-    let (client, server) = tokio::join!(connect(near, client, LIMIT), accept(far, server, LIMIT));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, paths) = (listener.local_addr().unwrap(), DataPaths::userspace());
+    let (client, server) = tokio::join!(
+        async { connect(TcpStream::connect(address).await.unwrap(), client, &paths, LIMIT).await },
+        async { accept(listener.accept().await.unwrap().0, server, &paths, LIMIT).await },
+    );
     assert_eq!((client.unwrap().peer, server.unwrap().peer), (workload("web"), workload("web")));
 }
 

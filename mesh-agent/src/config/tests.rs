@@ -112,11 +112,7 @@ spec:
   podRanges: [10.0.0.0/8, 'fd00::/8']
   tls: {cipherSuites: [TLS_CHACHA20_POLY1305_SHA256], keyExchange: [secp256r1, x25519], dataPath: Kernel, rekeyAfter: 8Mi}
   timeouts: {handshake: 5s, connect: 1m, unknownDestination: 1s500ms, deadPeer: 20s}
-  issuer:
-    svidLifetime: 1h30m
-    clockSkew: 5m
-    refresh: 3s
-    remote: {address: 'ca.example.org:15100', tokenFile: join.token}
+  issuer: {embedded: {certificate: /etc/ca.crt, key: /etc/ca.key}}
 ",
     );
     let mesh = &config.mesh;
@@ -127,9 +123,6 @@ spec:
     assert_eq!(mesh.timeouts.connect, Duration::from_secs(60));
     assert_eq!(mesh.timeouts.dead_peer, Duration::from_secs(20));
     assert_eq!(mesh.timeouts.unknown_destination, Duration::from_millis(1500));
-    let source = IssuerSource::Remote { address: "ca.example.org:15100".to_owned(), token_file: "join.token".into() };
-    let svid = SvidSettings { lifetime: Duration::from_mins(90), clock_skew: Duration::from_mins(5) };
-    assert_eq!(mesh.issuer, IssuerSettings { source, svid, refresh: Duration::from_secs(3) });
     let redis = &config.workloads[0];
     assert_eq!(redis.identity.to_string(), "spiffe://cluster.local/ns/shop/sa/redis");
     assert_eq!(redis.netns.as_deref(), Some(Path::new("/run/netns/redis")));

@@ -122,7 +122,7 @@ async fn a_refused_client_learns_it_from_its_first_read() {
     let (client, server) = shake(Arc::unwrap_or_clone(client), redis(&ca)).await;
     assert_eq!(reason(&server), "untrusted");
     let error = client.unwrap().stream.read_u8().await.unwrap_err();
-    assert_eq!(session_reason(&error), Some("alert_certificate_unknown"));
+    assert_eq!(session_reason(&error), Some("alert_unknown_ca"));
 }
 
 #[test]

@@ -2,9 +2,22 @@
 
 use std::time::Duration;
 
-use super::{MESH, accepted, mesh_refused};
+use super::{IssuerSettings, IssuerSource, MESH, SvidSettings, accepted, mesh_refused};
 
 const ISSUER: &str = "issuer: {embedded: {certificate: ca.crt, key: ca.key}}";
+
+#[test]
+fn everything_can_be_said_about_the_issuer() {
+    let remote = "issuer:
+    svidLifetime: 1h30m
+    clockSkew: 5m
+    refresh: 3s
+    remote: {address: 'ca.example.org:15100', tokenFile: join.token}";
+    let issuer = accepted(&MESH.replace(ISSUER, remote)).mesh.issuer;
+    let source = IssuerSource::Remote { address: "ca.example.org:15100".to_owned(), token_file: "join.token".into() };
+    let svid = SvidSettings { lifetime: Duration::from_mins(90), clock_skew: Duration::from_mins(5) };
+    assert_eq!(issuer, IssuerSettings { source, svid, refresh: Duration::from_secs(3) });
+}
 
 #[test]
 fn mistakes_of_the_issuer() {
