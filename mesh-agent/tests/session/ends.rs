@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use mesh_agent::identity::{LocalCa, SvidManager};
 use mesh_agent::model::connection::DataPath;
-use mesh_agent::model::mesh::{CipherSuite, DataPathMode, TlsSettings};
+use mesh_agent::model::mesh::{CipherSuite, DataPathMode, SvidSettings, TlsSettings};
 use mesh_agent::model::spiffe::{SpiffeId, TrustDomain};
 use mesh_agent::model::svid::{TrustBundle, X509Svid};
 use mesh_agent::tls::datapath::DataPaths;
@@ -72,11 +72,11 @@ impl Ids {
         let trust_domain = TrustDomain::parse("mesh.test").unwrap();
         let id = |account| SpiffeId::of_service_account(&trust_domain, "demo", account).unwrap();
         let (web, redis, now) = (id("web"), id("redis"), SystemTime::now());
-        let ca = LocalCa::create(trust_domain.clone(), Duration::from_hours(1), now).unwrap();
-        let manager = SvidManager::new(ca);
+        let ca = LocalCa::create(trust_domain.clone(), SvidSettings::default(), now).unwrap();
+        let manager = SvidManager::new(Arc::new(ca));
         let (web, redis) = (manager.svid(&web, now).await.unwrap(), manager.svid(&redis, now).await.unwrap());
         let (web, redis) = (Arc::clone(&web.borrow()), Arc::clone(&redis.borrow()));
-        Self { bundle: manager.trust_bundle(), web, redis }
+        Self { bundle: Arc::clone(&manager.trust().borrow().bundle), web, redis }
     }
 
     pub(crate) fn client(&self, settings: &TlsSettings) -> Arc<ClientConfig> {
