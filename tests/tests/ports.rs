@@ -13,7 +13,8 @@ use std::net::SocketAddr;
 const NARROW: u32 = 1000;
 
 fn narrow(pod: &Pod, ports: u32) -> Result<()> {
-    pod.netns.sysctl(&[("ipv4/ip_local_port_range", &format!("40000 {}", 40_000 + ports - 1))])
+    // The kernel keeps even and odd ports apart: it wants as many of each.
+    pod.netns.sysctl(&[("ipv4/ip_local_port_range", &format!("40000 {}", 40_000 + ((ports - 1) | 1)))])
 }
 
 /// How many connections are being made at once: on a slow machine too many miss their deadlines.
