@@ -2,6 +2,7 @@
 //! bounds allow.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
@@ -49,7 +50,10 @@ pub fn check(input: &[u8]) {
     let stranger = Stranger { sent, read: &mut read };
     let failed = match role % 2 {
         0 => ENDS.runtime.block_on(accept(stranger, Arc::clone(&ENDS.server), &paths, limit)).err(),
-        _ => ENDS.runtime.block_on(connect(stranger, Arc::clone(&ENDS.client), &paths, limit)).err(),
+        _ => ENDS
+            .runtime
+            .block_on(connect(stranger, IpAddr::V4(Ipv4Addr::LOCALHOST), Arc::clone(&ENDS.client), &paths, limit))
+            .err(),
     };
     let failed = failed.expect("nobody authenticates without a key");
     assert_ne!(failed.reason(), "timeout", "a stranger that has hung up can't hang us");

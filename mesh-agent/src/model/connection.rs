@@ -15,6 +15,8 @@ pub struct TlsInfo {
     pub key_exchange: KeyExchange,
     /// Where records are protected.
     pub data_path: DataPath,
+    /// A ticket of an earlier session stood for the peer's proof.
+    pub resumed: bool,
 }
 
 /// Where the records of a session are protected.

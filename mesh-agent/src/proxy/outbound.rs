@@ -59,13 +59,20 @@ async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummar
         Err(error) => return End::Failed(error.reason()),
     };
     let (began, limit) = (Instant::now(), pod.shared.store.snapshot().mesh().timeouts.handshake);
-    let session = match handshake::connect(Borrowed(&upstream), config, &pod.shared.data_paths, limit).await {
-        Ok(session) => session,
-        Err(error) => {
-            tracing::debug!(%error, dst.addr = %summary.destination, "handshake failed");
-            return End::Failed(error.reason());
-        }
-    };
+    let session =
+        match handshake::connect(Borrowed(&upstream), summary.destination.ip(), config, &pod.shared.data_paths, limit)
+            .await
+        {
+            Ok(session) => session,
+            Err(error) => {
+                tracing::debug!(%error, dst.addr = %summary.destination, "handshake failed");
+                return End::Failed(error.reason());
+            }
+        };
+    // The verifier has seen to it, or the session that is resumed; whoever else answers gets nothing from us.
+    if session.peer != *expected {
+        return End::Failed("wrong_identity");
+    }
     pod.shared.metrics.handshake(Direction::Outbound, session.info.data_path, began.elapsed());
     summary.tls = Some(Tls { peer: session.peer, info: session.info });
     let down = Side { stream: Borrowed(socket), socket };

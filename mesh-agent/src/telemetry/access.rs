@@ -105,6 +105,7 @@ impl ConnectionSummary {
             tls.version = info.map(|info| info.version),
             tls.cipher = info.map(|info| info.cipher.name()),
             tls.key_exchange = info.map(|info| info.key_exchange.name()),
+            tls.resumed = info.map(|info| info.resumed),
             datapath = info.map(|info| info.data_path.label()),
             process.comm = self.process.as_ref().map(|(comm, _pid)| comm.as_str()),
             process.pid = self.process.as_ref().map(|(_comm, pid)| *pid),

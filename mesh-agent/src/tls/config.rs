@@ -1,12 +1,14 @@
 //! Builds rustls configurations from an SVID, a trust bundle and the settings.
 //!
-//! One configuration serves any number of connections between the same two identities; a new SVID needs a new one.
-//! There is no resumption (it would skip the verifiers), no early data, no SNI: the address already names the workload.
+//! One configuration serves any number of connections between the same two identities; a new SVID or a new root needs a
+//! new one. rustls runs no verifier on a resumed session, so sessions never cross configurations: a client's tickets and
+//! a server's ticket keys live and die with theirs, and what time can change is checked again ([`super::handshake`]).
+//! There is no early data, and no SNI: the address already names the workload.
 
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group, sign};
+use rustls::crypto::aws_lc_rs::{self, Ticketer, cipher_suite, kx_group, sign};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -19,6 +21,12 @@ use super::verify::{Accepted, SpiffeVerifier};
 use crate::model::mesh::{CipherSuite, KeyExchange, TlsSettings};
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::{TrustBundle, X509Svid};
+
+/// Servers that a client remembers, by address. The oldest is forgotten: then a handshake is a full one.
+const MAX_SESSIONS: usize = 256;
+
+/// For a connection's successor. More would pay only for many that begin at once.
+const TICKETS: usize = 1;
 
 /// Why there is no TLS configuration.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +72,7 @@ pub fn client_config(
         .with_client_cert_resolver(Arc::new(certified_key(svid).map_err(setup)?));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
-    config.resumption = Resumption::disabled();
+    config.resumption = Resumption::in_memory_sessions(MAX_SESSIONS);
     // The record layer is ours, or the kernel's: it gets the keys.
     config.enable_secret_extraction = true;
     Ok(Arc::new(config))
@@ -84,7 +92,9 @@ pub fn server_config(
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(certified_key(svid).map_err(setup)?));
     config.alpn_protocols = vec![ALPN.to_vec()];
-    config.send_tls13_tickets = 0;
+    // Its keys are this configuration's own, and change every six hours, with overlap.
+    config.ticketer = Ticketer::new().map_err(setup)?;
+    config.send_tls13_tickets = TICKETS;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ignore_client_order = settings.server_decides;
     config.enable_secret_extraction = true;

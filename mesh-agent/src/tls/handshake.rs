@@ -7,29 +7,26 @@
 mod drive;
 mod error;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{ClientConfig, CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{ServerName, UnixTime};
 use tokio::time::timeout;
 
 use super::ALPN;
 use super::datapath::DataPaths;
 use super::layer::Transport;
 use super::session::TlsStream;
-use super::verify::leaf_identity;
+use super::verify::{check_dates, leaf_identity};
 use crate::model::connection::TlsInfo;
 use crate::model::mesh::{CipherSuite, KeyExchange};
 use crate::model::spiffe::SpiffeId;
 use drive::{Endpoint, drive};
 pub use error::HandshakeError;
-
-/// rustls wants a name; nobody sees or checks it (no SNI, own verifier).
-const NO_SERVER_NAME: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// A session whose peer is authenticated.
 #[derive(Debug)]
@@ -40,19 +37,20 @@ pub struct TlsSession<S> {
     pub peer: SpiffeId,
     /// What was negotiated.
     pub info: TlsInfo,
-    /// Whether a ticket has saved the peer's proof.
-    pub kind: Option<HandshakeKind>,
 }
 
-/// Handshakes as a client. The peer is the identity that `config` was made for.
+/// Handshakes as a client with the server at `address`. The peer is the identity that `config` was made for.
 pub async fn connect<S: Transport>(
     stream: S,
+    address: IpAddr,
     config: Arc<ClientConfig>,
     paths: &DataPaths,
     time_limit: Duration,
 ) -> Result<TlsSession<S>, HandshakeError> {
-    let connection = UnbufferedClientConnection::new(config, ServerName::from(NO_SERVER_NAME));
-    run(stream, connection.map_err(HandshakeError::Tls)?, paths, time_limit).await
+    // The address is no name to check (own verifier) or to send (no SNI): it is where a session may be resumed.
+    let connection = UnbufferedClientConnection::new(Arc::clone(&config), ServerName::from(address));
+    let now = || config.time_provider.current_time();
+    run(stream, connection.map_err(HandshakeError::Tls)?, now, paths, time_limit).await
 }
 
 /// Handshakes as a server. The peer is any identity of the trust domain; what it may do is the caller's to decide.
@@ -62,13 +60,14 @@ pub async fn accept<S: Transport>(
     paths: &DataPaths,
     time_limit: Duration,
 ) -> Result<TlsSession<S>, HandshakeError> {
-    let connection = UnbufferedServerConnection::new(config).map_err(HandshakeError::Tls)?;
-    run(stream, connection, paths, time_limit).await
+    let connection = UnbufferedServerConnection::new(Arc::clone(&config)).map_err(HandshakeError::Tls)?;
+    run(stream, connection, || config.time_provider.current_time(), paths, time_limit).await
 }
 
 async fn run<S: Transport, E: Endpoint>(
     mut stream: S,
     mut connection: E,
+    now: impl FnOnce() -> Option<UnixTime>,
     paths: &DataPaths,
     time_limit: Duration,
 ) -> Result<TlsSession<S>, HandshakeError> {
@@ -78,15 +77,23 @@ async fn run<S: Transport, E: Endpoint>(
     if connection.common().alpn_protocol() != Some(ALPN) {
         return Err(HandshakeError::NoAlpn);
     }
-    let leaf = connection.common().peer_certificates().and_then(<[_]>::first).ok_or_else(no_certificate)?;
-    let peer = leaf_identity(leaf).map_err(HandshakeError::Peer)?;
+    let chain = connection.common().peer_certificates().unwrap_or_default();
+    let peer = leaf_identity(chain.first().ok_or_else(no_certificate)?).map_err(HandshakeError::Peer)?;
+    let resumed = connection.common().handshake_kind() == Some(HandshakeKind::Resumed);
+    if resumed {
+        // No verifier has run. The roots are those of then, or this configuration would be another; the time is not.
+        check_dates(chain, now().ok_or_else(no_clock)?).map_err(HandshakeError::Tls)?;
+    }
     let (cipher, key_exchange) = negotiated(connection.common()).ok_or_else(unknown_parameters)?;
     let suite = connection.common().negotiated_cipher_suite().ok_or_else(unknown_parameters)?;
-    let kind = connection.common().handshake_kind();
     let keys = connection.into_keys().map_err(HandshakeError::Tls)?;
     let stream = paths.begin(stream, attached, cipher, suite, keys).map_err(HandshakeError::Session)?;
-    let info = TlsInfo { version: "TLSv1.3", cipher, key_exchange, data_path: stream.data_path() };
-    Ok(TlsSession { stream, peer, info, kind })
+    let info = TlsInfo { version: "TLSv1.3", cipher, key_exchange, data_path: stream.data_path(), resumed };
+    Ok(TlsSession { stream, peer, info })
+}
+
+fn no_clock() -> HandshakeError {
+    HandshakeError::Tls(rustls::Error::FailedToGetCurrentTime)
 }
 
 fn no_certificate() -> HandshakeError {

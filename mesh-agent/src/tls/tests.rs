@@ -1,12 +1,14 @@
 //! Handshakes of a client and a server in one process.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::server::ServerSessionMemoryCache;
+use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection, SignatureScheme};
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, SignatureScheme};
+use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::datapath::DataPaths;
@@ -19,6 +21,9 @@ mod hostile;
 mod pki;
 
 use pki::{Ca, REDIS, WEB, id};
+
+/// Where every server is.
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
@@ -39,7 +44,10 @@ fn redis(ca: &Ca) -> ServerConfig {
 async fn shake(client: ClientConfig, server: ServerConfig) -> (Shaken, Shaken) {
     let (near, far) = duplex(1 << 16);
     let paths = DataPaths::userspace();
-    tokio::join!(connect(near, Arc::new(client), &paths, TIME_LIMIT), accept(far, Arc::new(server), &paths, TIME_LIMIT))
+    tokio::join!(
+        connect(near, ADDRESS, Arc::new(client), &paths, TIME_LIMIT),
+        accept(far, Arc::new(server), &paths, TIME_LIMIT)
+    )
 }
 
 fn reason(shaken: &Shaken) -> &'static str {
@@ -160,33 +168,66 @@ fn no_end_does_without_the_meshs_protocol() {
     assert_eq!(ALPN, b"hauberk/1");
 }
 
-/// Connects twice with the same configurations and says whether the second handshake was a full one.
-async fn twice(client: ClientConfig, server: ServerConfig) -> Option<HandshakeKind> {
-    let mut kind = None;
-    for _ in 0..2 {
-        let (client, server) = shake(client.clone(), server.clone()).await;
-        let (mut client, mut server) = (client.unwrap(), server.unwrap());
-        // Tickets come with the first data.
-        server.stream.write_all(b"x").await.unwrap();
-        server.stream.flush().await.unwrap();
-        client.stream.read_u8().await.unwrap();
-        kind = client.kind;
-    }
-    kind
+/// Connects and passes a byte on (tickets come with the first data); says whether the session was resumed.
+async fn resumes(client: &ClientConfig, server: &ServerConfig) -> Result<bool, (&'static str, &'static str)> {
+    let (mut client, mut server) = match shake(client.clone(), server.clone()).await {
+        (Ok(client), Ok(server)) => (client, server),
+        (client, server) => return Err((reason(&client), reason(&server))),
+    };
+    assert_eq!((client.peer.to_string().as_str(), server.peer.to_string().as_str()), (REDIS, WEB));
+    server.stream.write_all(b"x").await.unwrap();
+    server.stream.flush().await.unwrap();
+    client.stream.read_u8().await.unwrap();
+    assert_eq!(client.info.resumed, server.info.resumed);
+    Ok(client.info.resumed)
 }
 
 #[tokio::test]
-async fn no_end_resumes_a_session_even_if_the_other_would() {
+async fn a_session_is_resumed_between_the_same_two_configurations_alone() {
     let ca = Ca::new();
-    let mut willing_server = redis(&ca);
-    willing_server.send_tls13_tickets = 2;
-    willing_server.session_storage = ServerSessionMemoryCache::new(32);
-    let mut willing_client = web(&ca);
-    willing_client.resumption = Resumption::in_memory_sessions(32);
-    assert_eq!(twice(web(&ca), willing_server.clone()).await, Some(HandshakeKind::Full));
-    assert_eq!(twice(willing_client.clone(), redis(&ca)).await, Some(HandshakeKind::Full));
-    // So that the two lines above mean something.
-    assert_eq!(twice(willing_client, willing_server).await, Some(HandshakeKind::Resumed));
+    let (client, server) = (web(&ca), redis(&ca));
+    assert_eq!(resumes(&client, &server).await, Ok(false));
+    for _ in 0..3 {
+        assert_eq!(resumes(&client, &server).await, Ok(true));
+    }
+    // A new SVID, or a new root, makes a new configuration at either end.
+    assert_eq!(resumes(&web(&ca), &server).await, Ok(false));
+    assert_eq!(resumes(&client, &redis(&ca)).await, Ok(false));
+}
+
+#[tokio::test]
+async fn tickets_of_an_address_authenticate_nobody_else_who_gets_it() {
+    let ca = Ca::new();
+    let (client, server) = (web(&ca), redis(&ca));
+    assert_eq!(resumes(&client, &server).await, Ok(false));
+    // The address is WEB's now, and nobody has told the client.
+    let other = Arc::unwrap_or_clone(server_config(&ca.svid(WEB), &ca.bundle(), &TlsSettings::default()).unwrap());
+    assert_eq!(resumes(&client, &other).await, Err(("wrong_identity", "refused_by_peer")));
+    // And the other way round: the client expects WEB there.
+    let expects = client_config(&ca.svid(WEB), &ca.bundle(), &id(WEB), &TlsSettings::default()).unwrap();
+    assert_eq!(resumes(&expects, &server).await, Err(("wrong_identity", "refused_by_peer")));
+}
+
+/// A clock that stands still.
+#[derive(Debug)]
+struct At(UnixTime);
+
+impl TimeProvider for At {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(self.0)
+    }
+}
+
+#[tokio::test]
+async fn a_resumed_session_ends_with_the_certificates_that_began_it() {
+    let ca = Ca::new();
+    let (mut client, server) = (web(&ca), redis(&ca));
+    assert_eq!(resumes(&client, &server).await, Ok(false));
+    assert_eq!(resumes(&client, &server).await, Ok(true));
+    // An hour later the ticket is still good, and the server's SVID is not.
+    let later = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap() + Duration::from_mins(61);
+    client.time_provider = Arc::new(At(UnixTime::since_unix_epoch(later)));
+    assert_eq!(resumes(&client, &server).await, Err(("expired", "ok")));
 }
 
 #[tokio::test]

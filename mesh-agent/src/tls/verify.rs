@@ -223,6 +223,21 @@ pub fn leaf_identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, PeerError> {
     identity(leaf)
 }
 
+/// Checks that every certificate of a chain is valid at `now`: what time can change of a chain that was once verified.
+pub(super) fn check_dates(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), rustls::Error> {
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    for certificate in chain {
+        let Ok(parsed) = parse(certificate) else { return Err(CertificateError::BadEncoding.into()) };
+        if parsed.validity().not_before.timestamp() > now {
+            return Err(CertificateError::NotValidYet.into());
+        }
+        if parsed.validity().not_after.timestamp() < now {
+            return Err(CertificateError::Expired.into());
+        }
+    }
+    Ok(())
+}
+
 /// The identity in a leaf, by SPIFFE X509-SVID §5.2.
 fn identity(leaf: &[u8]) -> Result<SpiffeId, PeerError> {
     let parsed = parse(leaf)?;

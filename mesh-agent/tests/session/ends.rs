@@ -1,5 +1,6 @@
 //! Two ends of a session over loopback, each with an SVID of its own.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +26,9 @@ pub(crate) fn time_limit() -> Duration {
 pub(crate) fn scale() -> usize {
     std::env::var("MESH_TEST_SCALE").map_or(1, |scale| scale.parse().unwrap())
 }
+
+/// Where every server is.
+pub(crate) const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Where one end's records are protected.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -115,7 +119,7 @@ pub(crate) async fn call(
     ids: &Ids,
     settings: &TlsSettings,
 ) -> Result<TlsSession<TcpStream>, HandshakeError> {
-    connect(socket, ids.client(settings), &path.data_paths(settings), time_limit()).await
+    connect(socket, ADDRESS, ids.client(settings), &path.data_paths(settings), time_limit()).await
 }
 
 /// A session between two ends of ours: client and server.

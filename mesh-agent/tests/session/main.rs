@@ -10,6 +10,7 @@ mod peer;
 mod carry;
 mod hostile;
 mod limits;
+mod resume;
 mod splits;
 
 /// Makes a test for each pairing of two ends.

@@ -36,10 +36,10 @@ where
                 let read = read_record(stream, &mut incoming, &mut allowance).await;
                 read.map_err(|error| before.map_or_else(|| reading(error), HandshakeError::Io))?;
             }
-            (Step::Done, Some(error)) => return Err(HandshakeError::Io(error)),
-            (Step::Done, None) if incoming.is_empty() => return Ok(()),
+            // A last flight (a ticket, say) that could not be sent: the connection is broken, as its next use will show.
+            (Step::Done, _) if incoming.is_empty() => return Ok(()),
             // A record of the last flight had more in it than the flight.
-            (Step::Done, None) => return Err(HandshakeError::Tls(rustls::Error::HandshakeNotComplete)),
+            (Step::Done, _) => return Err(HandshakeError::Tls(rustls::Error::HandshakeNotComplete)),
         }
     }
 }
