@@ -29,7 +29,10 @@ async fn svids_of_the_embedded_ca_authenticate_both_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, paths) = (listener.local_addr().unwrap(), DataPaths::userspace());
     let (client, server) = tokio::join!(
-        async { connect(TcpStream::connect(address).await.unwrap(), Arc::clone(&client), &paths, TIME_LIMIT).await },
+        async {
+            connect(TcpStream::connect(address).await.unwrap(), address.ip(), Arc::clone(&client), &paths, TIME_LIMIT)
+                .await
+        },
         async { accept(listener.accept().await.unwrap().0, server, &paths, TIME_LIMIT).await },
     );
     let (mut client, mut server) = (client.unwrap(), server.unwrap());

@@ -237,8 +237,17 @@ impl Userspace {
 }
 
 fn encrypter(suite: SupportedCipherSuite, keys: TrafficKeys) -> Result<Box<dyn MessageEncrypter>, SessionError> {
+    let sequence = keys.sequence;
     let (algorithm, (key, iv)) = (algorithm(suite)?, parts(keys.secrets)?);
-    Ok(algorithm.encrypter(key, iv))
+    let mut encrypter = algorithm.encrypter(key, iv);
+    if sequence > 0 {
+        // rustls has sent records with this key (tickets). aws-lc takes the first nonce that it sees for that of record 0,
+        // and refuses those that seem to go back: so it gets to see record 0. What comes of it never leaves this function.
+        let (typ, version, payload) =
+            (ContentType::ApplicationData, ProtocolVersion::TLSv1_3, OutboundChunks::Single(&[]));
+        encrypter.encrypt(OutboundPlainMessage { typ, version, payload }, 0).map_err(SessionError::Tls)?;
+    }
+    Ok(encrypter)
 }
 
 fn decrypter(suite: SupportedCipherSuite, keys: TrafficKeys) -> Result<Box<dyn MessageDecrypter>, SessionError> {
