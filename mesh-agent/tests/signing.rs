@@ -111,7 +111,7 @@ async fn an_agent_joins_and_gets_its_workloads_svids_and_no_others() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, paths) = (listener.local_addr().unwrap(), DataPaths::userspace());
     let (client, server) = tokio::join!(
-        async { connect(TcpStream::connect(address).await.unwrap(), client, &paths, LIMIT).await },
+        async { connect(TcpStream::connect(address).await.unwrap(), address.ip(), client, &paths, LIMIT).await },
         async { accept(listener.accept().await.unwrap().0, server, &paths, LIMIT).await },
     );
     assert_eq!((client.unwrap().peer, server.unwrap().peer), (workload("web"), workload("web")));
