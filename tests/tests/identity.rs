@@ -122,7 +122,7 @@ fn ten_rotations_lose_no_connection_and_no_request() -> Result<()> {
 }
 
 #[test]
-#[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
+#[cfg_attr(not(feature = "soak"), ignore = "takes minutes: cargo xtask test soak")]
 fn a_root_is_replaced_under_traffic_with_embedded_issuers() -> Result<()> {
     let traffic = Traffic::start(IssuerKind::Embedded, SHORT)?;
     traffic.replace_root()?;
@@ -130,7 +130,7 @@ fn a_root_is_replaced_under_traffic_with_embedded_issuers() -> Result<()> {
 }
 
 #[test]
-#[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
+#[cfg_attr(not(feature = "soak"), ignore = "takes minutes: cargo xtask test soak")]
 fn a_root_is_replaced_under_traffic_with_a_signing_service() -> Result<()> {
     let traffic = Traffic::start(IssuerKind::Remote, SHORT)?;
     traffic.replace_root()?;
@@ -138,7 +138,7 @@ fn a_root_is_replaced_under_traffic_with_a_signing_service() -> Result<()> {
 }
 
 #[test]
-#[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
+#[cfg_attr(not(feature = "soak"), ignore = "takes minutes: cargo xtask test soak")]
 fn an_outage_of_the_issuer_shows_at_once_and_traffic_does_not_notice() -> Result<()> {
     let mut traffic = Traffic::start(IssuerKind::Remote, MINUTE)?;
     traffic.wait_metric("mesh_issuer_up", |up| up > 0.5)?;

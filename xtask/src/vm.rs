@@ -61,7 +61,10 @@ pub(crate) fn obstacle() -> Option<String> {
 pub(crate) fn run(selection: &Selection, deadline: Instant) -> Result<()> {
     process::run_until(&mut build::agent_command(true), deadline)?;
     let agent = build::build(true)?.agent;
-    let suite = suite::build(agent, &selection.tests)?;
+    let suite = suite::build(agent, selection)?;
+    if selection.is_everyday() {
+        left_out::FILES.iter().for_each(|(file, reason)| say(format_args!("left out: {file}: {reason}")));
+    }
     let place = Place::find()?;
     let kernels = kernel::fetch(&place.kernels(), &selection.wanted())?;
     let accelerator = boot::accelerator(&kernels[0], &place)?;
@@ -95,6 +98,11 @@ fn next<'a>(queue: &Mutex<std::slice::Iter<'a, kernel::Kernel>>) -> Option<&'a k
 }
 
 impl Selection {
+    /// Nobody wants more, or something special.
+    fn is_everyday(&self) -> bool {
+        self.tests.is_empty() && !self.long
+    }
+
     fn wanted(&self) -> Vec<Series> {
         if self.kernels.is_empty() { Series::ALL.to_vec() } else { self.kernels.clone() }
     }

@@ -38,7 +38,7 @@ impl Tier {
             Self::Fuzz => 3,
             Self::Vm => 15,
             Self::Native => 6,
-            Self::Soak => soak_min() + 2,
+            Self::Soak => soak_min() + 10,
         }
     }
 
@@ -113,8 +113,9 @@ pub(crate) const NATIVE_BUILD: [&str; 8] =
 // One test at a time: they share two cores with the agents that they wait for.
 const NATIVE_RUN: [&str; 2] = ["--", "--test-threads=1"];
 // What it measured is worth reading.
-const SOAK: [&str; 7] = ["test", "--locked", "--release", "--package=mesh-tests", "--test=soak", "--features", "soak"];
-const SOAK_RUN: [&str; 2] = ["--", "--nocapture"];
+const SOAK: [&str; 8] =
+    ["test", "--locked", "--release", "--package=mesh-tests", "--test=soak", "--test=identity", "--features", "soak"];
+const SOAK_RUN: [&str; 3] = ["--", "--nocapture", "--test-threads=1"];
 
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,10 +1,30 @@
-//! The tests that don't run in the VM, each with its reason. Everything else does, new test files too.
+//! What doesn't run in the VM, each with its reason. Everything else does, new test files too.
 
 /// A test by its full name, and why it is left out.
-pub(super) const LEFT_OUT: [(&str, &str); 1] =
+pub(super) const TESTS: [(&str, &str); 1] =
     [("go_sees_what_a_network_would_show", "compiles Go's standard library: minutes under emulation")];
 
-/// The arguments that leave them out, given `--exact`.
+const TOO_BIG: &str = "too big for emulation; with --long, or named with --test, it runs";
+const NO_KERNEL: &str = "nothing in it depends on the kernel; with --long, or named with --test, it runs";
+
+/// A file of tests, and why it is left out of an everyday run.
+pub(super) const FILES: [(&str, &str); 8] = [
+    ("apps", TOO_BIG),
+    ("bounds", TOO_BIG),
+    ("clients", TOO_BIG),
+    ("demo", TOO_BIG),
+    ("hostile", NO_KERNEL),
+    ("identity", NO_KERNEL),
+    ("join", NO_KERNEL),
+    ("ports", TOO_BIG),
+];
+
+/// Whether an everyday run has this file of tests.
+pub(super) fn is_everyday(file: &str) -> bool {
+    FILES.iter().all(|(name, _)| *name != file)
+}
+
+/// The arguments that leave single tests out, given `--exact`.
 pub(super) fn arguments() -> String {
-    LEFT_OUT.map(|(test, _)| format!("--skip {test}")).join(" ")
+    TESTS.map(|(test, _)| format!("--skip {test}")).join(" ")
 }

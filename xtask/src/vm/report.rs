@@ -1,7 +1,7 @@
 //! What a guest's run comes to: nothing counts as passed that the guest has not said in so many words.
 use std::fmt;
 
-use super::left_out::LEFT_OUT;
+use super::left_out::TESTS;
 
 /// How many lines of a failed program's output are shown.
 const SHOWN_LINES: usize = 60;
@@ -78,9 +78,9 @@ impl fmt::Display for Verdict {
         write!(
             f,
             "{result}. {passed} passed; {failed} failed; {ignored} ignored; {} left out; {seconds} s",
-            LEFT_OUT.len()
+            TESTS.len()
         )?;
-        LEFT_OUT.iter().try_for_each(|(test, reason)| write!(f, "\n    left out: {test}: {reason}"))
+        TESTS.iter().try_for_each(|(test, reason)| write!(f, "\n    left out: {test}: {reason}"))
     }
 }
 

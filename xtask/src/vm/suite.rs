@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use ebpf_build::describe;
 use serde_json::Value;
 
+use super::{Selection, left_out};
 use crate::{process::say, test::NATIVE_BUILD, workspace};
 
 /// What runs in a guest.
@@ -34,13 +35,17 @@ const NEED_KERNEL_TLS: [&str; 2] = ["datapath", "session"];
 /// Builds what TLS sessions promise.
 const SESSION_BUILD: [&str; 6] = ["test", "--locked", "--release", "--package=mesh-agent", "--test", "session"];
 
-/// Builds the test programs called `wanted`, or all of them.
-pub(super) fn build(agent: PathBuf, wanted: &[String]) -> Result<Suite> {
+/// Builds the selected test programs.
+pub(super) fn build(agent: PathBuf, selection: &Selection) -> Result<Suite> {
+    let wanted = &selection.tests;
     let all = programs(&(messages(&NATIVE_BUILD)? + &messages(&SESSION_BUILD)?));
     if let Some(unknown) = wanted.iter().find(|name| all.iter().all(|program| program.name != **name)) {
         bail!("there is no test program `{unknown}`");
     }
-    let programs = all.into_iter().filter(|program| wanted.is_empty() || wanted.contains(&program.name)).collect();
+    let is_selected = |name: &String| {
+        if selection.is_everyday() { left_out::is_everyday(name) } else { wanted.is_empty() || wanted.contains(name) }
+    };
+    let programs = all.into_iter().filter(|program| is_selected(&program.name)).collect();
     Ok(Suite { agent, programs })
 }
 
