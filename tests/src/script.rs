@@ -26,6 +26,14 @@ impl Script {
         self.wait_for(LIMIT, step, count)
     }
 
+    /// Waits for the report of whatever broke the connection: a reset that is quick enough breaks connect() itself.
+    pub fn wait_break(&self) -> Result<Acted> {
+        wait_until(LIMIT, "a script's connection breaks", || {
+            Ok(self.reports()?.into_iter().find(|report| report.end.is_some()))
+        })
+        .with_context(|| format!("{:?}", self.reports()))
+    }
+
     /// Like `wait`, with a time limit of one's own.
     pub fn wait_for(&self, limit: Duration, step: &str, count: usize) -> Result<Acted> {
         wait_until(limit, &format!("the {count}th `{step}` of a script"), || {

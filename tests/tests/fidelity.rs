@@ -120,7 +120,7 @@ fn a_refused_port_resets_the_client_at_once() -> Result<()> {
     let _mesh = mesh(&world, "")?;
     for family in Family::BOTH {
         let client = world.pod("client").act(world.address("server", family, 7999), &["drain"])?;
-        let heard = client.wait("drain", 1)?;
+        let heard = client.wait_break()?;
         ensure!(end(&heard) == RESET && heard.ms < at_most_ms(1000), "{family}: {heard:?}");
     }
     Ok(())
@@ -134,10 +134,12 @@ fn an_unreachable_pod_and_an_unreachable_application_reset_the_client_at_once() 
     let mesh = mesh(&world, "")?;
     let is_reset = |node: &str, family: Family| -> Result<()> {
         let client = world.pod("client").act(world.address("server", family, PORT), &["drain"])?;
-        let heard = client.wait("drain", 1)?;
-        ensure!(end(&heard) == RESET && heard.ms < 1000, "node {node}, {family}: {heard:?}");
-        let local = heard.local.map(|local| local.to_string()).unwrap_or_default();
-        mesh.agent(node).wait_access(&[("src.addr", &local), ("reason", "unreachable")])?;
+        let heard = client.wait_break()?;
+        ensure!(end(&heard) == RESET && heard.ms < at_most_ms(1000), "node {node}, {family}: {heard:?}");
+        let local = heard.local.map(|local| local.to_string());
+        let fields = [("reason", Some("unreachable")), ("src.addr", local.as_deref())];
+        let known: Vec<_> = fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        mesh.agent(node).wait_access(&known)?;
         Ok(())
     };
     let ip = |family: &str, arguments: &str| -> Result<()> {
@@ -255,12 +257,12 @@ fn time_limits_are_the_configured_ones() -> Result<()> {
     let world = World::standard()?;
     let _mesh = mesh(&world, "connect: 1s, handshake: 500ms")?;
     // Silence instead of a hello.
-    let silent = world.pod("outsider").act(world.address("server", Family::V4, PORT), &["drain"])?.wait("drain", 1)?;
+    let silent = world.pod("outsider").act(world.address("server", Family::V4, PORT), &["drain"])?.wait_break()?;
     ensure!(end(&silent) == RESET && (450..at_most_ms(2000)).contains(&silent.ms), "{silent:?}");
     // Nobody answers the SYN.
     world.node("b").place().netns.ip(&format!("link set {} down\n", WIRE))?;
     let client = world.pod("client").act(world.address("server", Family::V4, PORT), &["drain"])?;
-    let unanswered = client.wait("drain", 1)?;
+    let unanswered = client.wait_break()?;
     ensure!(end(&unanswered) == RESET && unanswered.ms < at_most_ms(3000), "{unanswered:?}");
     Ok(())
 }
