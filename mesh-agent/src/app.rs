@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio_util::sync::DropGuard;
 
 use crate::admin;
 use crate::args::RunArgs;
@@ -22,7 +23,8 @@ use crate::model::workload::NodeName;
 use crate::pod::{Enrolled, PodManager, Readiness};
 use crate::proxy::{Drain, PodProxy, Shared};
 use crate::signing::JournalError;
-use crate::sources::file::{self, LoadError};
+use crate::sources::file::LoadError;
+use crate::sources::watch::Watch;
 use crate::state::MeshState;
 use crate::store;
 use crate::sys::{cgroup, harden};
@@ -108,7 +110,8 @@ pub enum RunError {
 
 /// Runs the agent until SIGTERM or SIGINT. What it has pinned stays: enrolled pods fail closed until the next agent.
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
-    let state = MeshState::new(file::load(&args.config)?);
+    let watch = Watch::begin(&args.config)?;
+    let state = MeshState::new(watch.in_force().clone());
     let node = NodeName::new(&args.node);
     let mount = cgroup::mount_point().map_err(|source| cgroup_error(Path::new("/proc/self/mountinfo"), source))?;
     let root = args.cgroup_root.clone().unwrap_or_else(|| mount.clone());
@@ -150,6 +153,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         Ok(())
     });
     tasks.spawn(report_denials(maps));
+    let watching = Arc::clone(&metrics);
+    tasks.spawn(async move { match watch.run(publisher, watching).await {} });
     let pods = PodManager {
         kernel,
         store,
@@ -163,9 +168,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     tasks.spawn(async move { Ok(pods.run().await?) });
 
     let limit = Duration::from_secs(args.drain_timeout);
-    let result = serve_until_signal(&mut tasks, &drain, limit).await;
-    drop(publisher);
-    result
+    serve_until_signal(&mut tasks, &drain, limit).await
 }
 
 /// Until a signal comes and the connections have ended, or a task ends that should not.
@@ -245,12 +248,13 @@ pub fn describe_probe() -> Result<String, ProbeError> {
     Ok(text)
 }
 
-fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) {
+fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) -> DropGuard {
     let Enrolled { workload, number, netns, listeners, svid } = enrolled;
     let proxy = PodProxy::new(Arc::clone(shared), workload, number, netns, svid);
     for (direction, listener) in listeners {
         proxy.start(direction, listener);
     }
+    proxy.listening()
 }
 
 /// sock_ops programs run by the socket's cgroup, so the agent's sockets must be below the root; and a pod's cgroup around

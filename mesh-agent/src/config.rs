@@ -8,6 +8,7 @@ use serde_json::Value;
 use walk::Report;
 
 use crate::model::mesh::Mesh;
+use crate::model::revocation::Revocation;
 use crate::model::workload::Workload;
 
 mod assemble;
@@ -15,6 +16,7 @@ mod document;
 mod error;
 mod mesh;
 mod object;
+mod revocation;
 mod value;
 mod walk;
 mod workload;
@@ -38,6 +40,8 @@ pub struct MeshConfig {
     pub mesh: Mesh,
     /// All workloads, ordered by name.
     pub workloads: Vec<Workload>,
+    /// What is revoked, ordered by name.
+    pub revocations: Vec<Revocation>,
 }
 
 /// Parses documents that make up one configuration together.

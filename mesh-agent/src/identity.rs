@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
+use crate::model::revocation::Serial;
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::{Trust, X509Svid};
 
@@ -53,8 +54,8 @@ pub trait Issuer: Send + Sync {
 pub struct IssuedChain {
     /// DER, leaf first, without the root.
     pub certificates: Vec<CertificateDer<'static>>,
-    /// The leaf's serial number in lower-case hexadecimal.
-    pub serial: String,
+    /// The leaf's serial number.
+    pub serial: Serial,
     /// When the leaf becomes valid.
     pub not_before: SystemTime,
     /// The last moment at which the leaf is valid.

@@ -7,6 +7,7 @@ pub mod budget;
 pub mod connection;
 pub mod kernel;
 pub mod mesh;
+pub mod revocation;
 pub mod spiffe;
 pub mod svid;
 pub mod workload;

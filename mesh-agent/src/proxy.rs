@@ -14,6 +14,7 @@ mod outbound;
 mod relay;
 mod silence;
 mod socket;
+mod standing;
 mod upstream;
 
 pub use drain::Drain;

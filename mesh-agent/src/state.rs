@@ -10,10 +10,16 @@ use ipnet::IpNet;
 
 use crate::config::MeshConfig;
 use crate::model::mesh::Mesh;
+use crate::model::revocation::Serial;
+use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
 
+mod change;
+mod revocation;
 mod route;
 
+pub use change::needs_restart;
+use revocation::Revoked;
 pub use route::{Fallback, Route, route};
 
 /// One configuration, indexed.
@@ -22,18 +28,20 @@ pub struct MeshState {
     mesh: Mesh,
     workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
     by_address: HashMap<IpAddr, Arc<Workload>>,
+    revoked: Revoked,
 }
 
 impl MeshState {
     /// Indexes a valid configuration.
     pub fn new(config: MeshConfig) -> Self {
+        let revoked = Revoked::of(&config);
         let workloads: BTreeMap<_, _> =
             config.workloads.into_iter().map(|workload| (workload.uid.clone(), Arc::new(workload))).collect();
         let by_address = workloads
             .values()
             .flat_map(|workload| workload.addresses.iter().map(|address| (*address, Arc::clone(workload))))
             .collect();
-        Self { mesh: config.mesh, workloads, by_address }
+        Self { mesh: config.mesh, workloads, by_address, revoked }
     }
 
     /// The mesh-wide settings.
@@ -44,6 +52,16 @@ impl MeshState {
     /// The workload that has this address.
     pub fn at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         self.by_address.get(&address.to_canonical())
+    }
+
+    /// Whether a certificate with this identity and serial number proves nothing any more.
+    pub fn revokes(&self, id: &SpiffeId, serial: &Serial) -> bool {
+        self.revoked.has(id, serial)
+    }
+
+    /// Whether no certificate with this identity shall be issued any more.
+    pub fn revokes_id(&self, id: &SpiffeId) -> bool {
+        self.revoked.has_id(id)
     }
 
     /// The workloads of one node, by name.

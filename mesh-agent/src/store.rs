@@ -33,6 +33,13 @@ impl Store {
         Arc::clone(&self.0.borrow())
     }
 
+    /// Waits for a snapshot that this clone has not waited for yet; for ever when no publisher is left.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Waits for a snapshot that satisfies `wanted`, this one included; the newest as it is when no publisher is left.
     pub async fn wait_for(&self, mut wanted: impl FnMut(&MeshState) -> bool) -> Arc<MeshState> {
         let mut receiver = self.0.clone();

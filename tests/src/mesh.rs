@@ -296,7 +296,7 @@ impl Mesh {
         }
     }
 
-    /// Takes `pod` out of the configuration of `node`, or puts it back; its agent learns of it at its next start.
+    /// Takes `pod` out of the configuration of `node`, or puts it back.
     pub fn set_configured(&self, node: &str, pod: &str, configured: bool) -> Result<()> {
         let [document, aside] = ["yaml", "aside"].map(|end| self.config(node).join(format!("{pod}.{end}")));
         let (from, to) = if configured { (&aside, &document) } else { (&document, &aside) };
@@ -304,6 +304,18 @@ impl Mesh {
             std::fs::rename(from, to).with_context(|| format!("rename {}", from.display()))?;
         }
         Ok(())
+    }
+
+    /// Writes a document of this kind and name into the configuration of `node`, whether or not it is right.
+    pub fn write_document(&self, node: &str, kind: &str, name: &str, spec: &str) -> Result<()> {
+        let head = format!("apiVersion: mesh.hauberk.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\n");
+        std::fs::write(self.config(node).join(format!("{name}.yaml")), format!("{head}spec: {spec}\n"))?;
+        Ok(())
+    }
+
+    /// Removes what [`Mesh::write_document`] wrote.
+    pub fn remove_document(&self, node: &str, name: &str) -> Result<()> {
+        Ok(std::fs::remove_file(self.config(node).join(format!("{name}.yaml")))?)
     }
 
     /// All agents.

@@ -1,8 +1,9 @@
 //! Puts objects together into one configuration and finds the mistakes that no object shows alone.
 //!
-//! Exactly one Mesh; no object, address, network namespace or cgroup twice; no workload outside the mesh's ranges.
+//! Exactly one Mesh; no object, address, network namespace or cgroup twice; no workload outside
+//! the mesh's ranges, and no revocation of another trust domain's identity.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -11,6 +12,8 @@ use super::object::Object;
 use super::workload::Draft;
 use super::{ConfigErrors, MeshConfig};
 use crate::model::mesh::Mesh;
+use crate::model::revocation::Revocation;
+use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
 
 /// Where an object was read.
@@ -54,6 +57,7 @@ pub(super) struct Assembly {
     workloads: Vec<(Place, Draft)>,
     places: HashMap<WorkloadUid, Place>,
     owners: HashMap<Claim, (WorkloadUid, Place)>,
+    revocations: BTreeMap<String, (Place, Revocation)>,
 }
 
 impl Assembly {
@@ -79,8 +83,17 @@ impl Assembly {
             Object::Mesh(mesh) => {
                 self.mesh_settings.get_or_insert(mesh);
             }
+            Object::Revocation(revocation) => self.add_revocation(place, revocation),
             Object::Workload(draft) => self.add_workload(place, draft),
         }
+    }
+
+    fn add_revocation(&mut self, place: Place, revocation: Revocation) {
+        if let Some((first, _)) = self.revocations.get(&revocation.name) {
+            self.errors.push(place.mistake("metadata.name", format!("is already in {}", first.short())));
+            return;
+        }
+        self.revocations.insert(revocation.name.clone(), (place, revocation));
     }
 
     fn add_workload(&mut self, place: Place, draft: Draft) {
@@ -116,9 +129,14 @@ impl Assembly {
                 }
             }
         }
+        if let Some(mesh) = &self.mesh_settings {
+            self.errors
+                .extend(self.revocations.values().flat_map(|(place, revocation)| foreign(mesh, place, revocation)));
+        }
+        let revocations = self.revocations.into_values().map(|(_, revocation)| revocation).collect();
         workloads.sort_by(|one: &Workload, other| one.uid.cmp(&other.uid));
         match self.mesh_settings {
-            Some(mesh) if self.errors.is_empty() => Ok(MeshConfig { mesh, workloads }),
+            Some(mesh) if self.errors.is_empty() => Ok(MeshConfig { mesh, workloads, revocations }),
             _ => {
                 self.errors.sort_by_key(|error| (error.file.is_none(), error.file.clone(), error.document));
                 Err(ConfigErrors(self.errors))
@@ -152,4 +170,16 @@ fn outside(mesh: &Mesh, place: &Place, draft: &Draft) -> Vec<ConfigError> {
             place.mistake(format!("spec.addresses[{index}]"), format!("`{address}` is in none of the Mesh's podRanges"))
         })
         .collect()
+}
+
+/// Identities that no peer can have: their author hopes in vain that they are revoked.
+fn foreign(mesh: &Mesh, place: &Place, revocation: &Revocation) -> Vec<ConfigError> {
+    let found = revocation.spiffe_ids.iter().enumerate().filter(|(_, id)| *id.trust_domain() != mesh.trust_domain);
+    let refuse = |(index, id): (usize, &SpiffeId)| {
+        place.mistake(
+            format!("spec.spiffeIds[{index}]"),
+            format!("`{id}` is not of the trust domain `{}`", mesh.trust_domain),
+        )
+    };
+    found.map(refuse).collect()
 }

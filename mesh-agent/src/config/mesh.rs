@@ -12,6 +12,9 @@ use crate::model::mesh::{
 /// Bounds of a time limit: below, nothing would ever succeed; above, nothing would ever be cleaned up.
 const MIN_TIMEOUT: Duration = Duration::from_millis(10);
 const MAX_TIMEOUT: Duration = Duration::from_mins(5);
+/// Bounds of a connection's age: below, applications would do little else than connect; above, no agent lives as long.
+const MIN_AGE: Duration = Duration::from_secs(1);
+const MAX_AGE: Duration = Duration::from_hours(30 * 24);
 /// Bounds of how often the issuer is asked; an outage must show within a minute.
 const MIN_REFRESH: Duration = Duration::from_millis(100);
 const MAX_REFRESH: Duration = Duration::from_secs(30);
@@ -70,13 +73,16 @@ fn timeouts(fields: &Fields<'_>, mtls: Option<&Fields<'_>>) -> Timeouts {
         node.and_then(|node| node.parse(value::duration(MIN_TIMEOUT, MAX_TIMEOUT))).unwrap_or(default)
     };
     let node = fields.optional("timeouts");
-    let limits = node.and_then(|node| node.object(&["handshake", "connect", "unknownDestination", "deadPeer"]));
+    let limits = node
+        .and_then(|node| node.object(&["handshake", "connect", "unknownDestination", "deadPeer", "maxConnectionAge"]));
+    let age = limits.as_ref().and_then(|limits| limits.optional("maxConnectionAge"));
     let default = Timeouts::default();
     Timeouts {
         handshake: read(limits.as_ref(), "handshake", default.handshake),
         connect: read(limits.as_ref(), "connect", default.connect),
         unknown_destination: read(limits.as_ref(), "unknownDestination", default.unknown_destination),
         dead_peer: read(limits.as_ref(), "deadPeer", default.dead_peer),
+        max_connection_age: age.and_then(|node| node.parse(value::duration(MIN_AGE, MAX_AGE))),
         plaintext_detection: read(mtls, "plaintextDetection", default.plaintext_detection),
     }
 }

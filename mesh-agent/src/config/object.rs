@@ -1,22 +1,26 @@
 //! Lowers what every object has: `apiVersion`, `kind`, `metadata`; and hands `spec` to the kind's own rules.
 //!
-//! Fields follow Kubernetes: `status` is another writer's and ignored, and a `Mesh` has no namespace.
+//! Fields follow Kubernetes: `status` is another writer's and ignored, and what is mesh-wide has no namespace.
 
 use serde_json::Value;
 
 use super::walk::{Fields, Node, Report, closest};
 use super::workload::Draft;
-use super::{mesh, value, workload};
+use super::{mesh, revocation, value, workload};
 use crate::model::mesh::Mesh;
+use crate::model::revocation::Revocation;
 
 /// The only version so far.
 const API_VERSION: &str = "mesh.hauberk.dev/v1alpha1";
-const KINDS: [&str; 2] = ["Mesh", "Workload"];
+const KINDS: [&str; 3] = ["Mesh", "Revocation", "Workload"];
+/// The only kind whose objects belong to a namespace.
+const NAMESPACED: &str = "Workload";
 
 /// An object that is right in itself.
 #[derive(Debug)]
 pub(super) enum Object {
     Mesh(Mesh),
+    Revocation(Revocation),
     Workload(Draft),
 }
 
@@ -33,16 +37,16 @@ pub(super) fn lower(document: &Value, report: &Report) -> Option<Object> {
     let version = fields.required("apiVersion").and_then(|node| node.parse(api_version));
     let kind = fields.required("kind").and_then(|node| node.parse(kind));
     version?;
-    let namespaced = kind? == "Workload";
-    let metadata = fields.required("metadata").and_then(|node| metadata(&node, namespaced));
+    let kind = kind?;
+    let metadata = fields.required("metadata").and_then(|node| metadata(&node, kind));
     let spec = fields.required("spec");
     // Both are looked at, so that both report.
-    if namespaced {
-        let unnamed = Metadata { name: None, namespace: None };
-        let draft = workload::lower(metadata.as_ref().unwrap_or(&unnamed), &spec?);
-        return Some(Object::Workload(draft?));
+    let metadata = metadata.unwrap_or(Metadata { name: None, namespace: None });
+    match kind {
+        "Mesh" => mesh::lower(&spec?).map(Object::Mesh),
+        "Revocation" => revocation::lower(&metadata, &spec?).map(Object::Revocation),
+        _ => workload::lower(&metadata, &spec?).map(Object::Workload),
     }
-    mesh::lower(&spec?).map(Object::Mesh)
 }
 
 /// `Kind namespace/name`, as far as the document says.
@@ -68,11 +72,11 @@ fn kind(text: &str) -> Result<&'static str, String> {
     Err(format!("`{text}` is not a kind of this mesh{}", hint.unwrap_or_default()))
 }
 
-fn metadata(node: &Node<'_>, namespaced: bool) -> Option<Metadata> {
+fn metadata(node: &Node<'_>, kind: &str) -> Option<Metadata> {
     let known = ["name", "namespace", "labels", "annotations"];
     let fields = node.object(&known)?;
     let name = fields.required("name").and_then(|node| node.parse(value::dns_subdomain));
-    let namespace = namespace(&fields, namespaced);
+    let namespace = namespace(&fields, kind);
     for (key, label) in fields.optional("labels").map(|node| node.entries()).unwrap_or_default() {
         check_key(key, &label);
         label.parse(value::label_value);
@@ -84,12 +88,12 @@ fn metadata(node: &Node<'_>, namespaced: bool) -> Option<Metadata> {
     Some(Metadata { name, namespace })
 }
 
-fn namespace(fields: &Fields<'_>, namespaced: bool) -> Option<String> {
-    if namespaced {
+fn namespace(fields: &Fields<'_>, kind: &str) -> Option<String> {
+    if kind == NAMESPACED {
         return fields.required("namespace").and_then(|node| node.parse(value::dns_label));
     }
     if let Some(node) = fields.optional("namespace") {
-        node.refuse("a Mesh belongs to no namespace");
+        node.refuse(format!("a {kind} belongs to no namespace"));
     }
     None
 }

@@ -9,6 +9,7 @@ use crate::model::mesh::{
 };
 
 mod issuer;
+mod revocation;
 
 const MESH: &str = "
 apiVersion: mesh.hauberk.dev/v1alpha1

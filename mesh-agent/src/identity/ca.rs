@@ -20,6 +20,7 @@ use super::issue::{self, Validity};
 use super::key::{SecretKey, random_serial};
 use super::{IssueError, IssuedChain, Issuer};
 use crate::model::mesh::SvidSettings;
+use crate::model::revocation::Serial;
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::svid::{Trust, TrustBundle};
 
@@ -238,7 +239,7 @@ impl LocalCa {
         let leaf = issue::svid(id, validity, serial)?.signed_by(public_key, &self.issuer)?;
         Ok(IssuedChain {
             certificates: std::iter::once(leaf.der().clone()).chain(self.above.iter().cloned()).collect(),
-            serial: issue::hexadecimal(serial),
+            serial: Serial::from_der(&serial),
             not_before: validity.not_before,
             not_after: validity.not_after,
         })

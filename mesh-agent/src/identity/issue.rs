@@ -77,8 +77,8 @@ pub(super) fn ca(
     Ok(params)
 }
 
-/// Lower-case hexadecimal, as logs show serial numbers.
-pub(super) fn hexadecimal(serial: [u8; 16]) -> String {
+/// Lower-case hexadecimal.
+fn hexadecimal(serial: [u8; 16]) -> String {
     format!("{:032x}", u128::from_be_bytes(serial))
 }
 

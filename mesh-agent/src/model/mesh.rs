@@ -141,6 +141,8 @@ pub struct Timeouts {
     pub plaintext_detection: Duration,
     /// How long a peer may stay silent while it owes an answer, or an idle one to a probe.
     pub dead_peer: Duration,
+    /// How long a connection may live; `None`: as long as its ends like.
+    pub max_connection_age: Option<Duration>,
 }
 
 impl Default for Timeouts {
@@ -151,6 +153,7 @@ impl Default for Timeouts {
             unknown_destination: Duration::from_secs(1),
             plaintext_detection: Duration::from_millis(200),
             dead_peer: Duration::from_secs(60),
+            max_connection_age: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use super::revocation::Serial;
 use super::spiffe::{SpiffeId, TrustDomain};
 
 /// A certificate chain and its private key.
@@ -20,8 +21,8 @@ pub struct X509Svid {
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key of the leaf: PKCS #8 DER.
     pub private_key: Zeroizing<Vec<u8>>,
-    /// The leaf's serial number in lower-case hexadecimal, for logs.
-    pub serial: String,
+    /// The leaf's serial number.
+    pub serial: Serial,
     /// When the leaf becomes valid.
     pub not_before: SystemTime,
     /// The last moment at which the leaf is valid.

@@ -1,11 +1,16 @@
 //! Carries a connection whose two ends stand: relays until it ends, and decides how both sockets close.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::coop::unconstrained;
+use tokio::time::sleep;
 
 use super::listener::PodProxy;
 use super::relay::Relay;
 use super::socket::{close_in_order, failed, silent};
+use super::standing::Standing;
 use crate::telemetry::{ConnectionSummary, Direction, End};
 
 /// One end of a connection: what is read and written, and the socket beneath it.
@@ -32,13 +37,17 @@ where
         Direction::Inbound => down.socket,
         Direction::Outbound => up.socket,
     };
-    let dead_peer = pod.shared.store.snapshot().mesh().timeouts.dead_peer;
+    let limits = pod.shared.store.snapshot().mesh().timeouts;
+    let standing = summary.tls.as_ref().map(|tls| Standing::of(pod, tls));
     let mut relay = Relay::new(down.stream, up.stream);
     let result = tokio::select! {
         biased;
         result = relay.run(failed(down.socket), failed(up.socket)) => result,
         () = pod.shared.drain.overdue() => Err("drained"),
-        () = silent(remote, dead_peer) => Err("peer_dead"),
+        () = silent(remote, limits.dead_peer) => Err("peer_dead"),
+        // A relay that never rests leaves no share of the task's budget for others.
+        Some(reason) = unconstrained(until_lost(standing)) => Err(reason),
+        Some(()) = until_old(limits.max_connection_age) => Err("max_age"),
     };
     (summary.bytes_sent, summary.bytes_received) = relay.moved();
     match result {
@@ -49,4 +58,15 @@ where
         }
         Err(reason) => End::Failed(reason),
     }
+}
+
+/// Returns the reason once an end has lost its standing; `None` at once for plaintext, where nobody has one.
+async fn until_lost(standing: Option<Standing>) -> Option<&'static str> {
+    Some(standing?.until_lost().await)
+}
+
+/// Returns once the connection is too old; `None` at once if it may have any age.
+async fn until_old(limit: Option<Duration>) -> Option<()> {
+    sleep(limit?).await;
+    Some(())
 }

@@ -36,6 +36,11 @@ impl Contexts {
         Self { svid, trust, settings, made: Mutex::default() }
     }
 
+    /// The pod's own SVID, always the newest.
+    pub(super) fn svid(&self) -> watch::Receiver<Arc<X509Svid>> {
+        self.svid.clone()
+    }
+
     /// For a connection to a peer that must be `expected`.
     pub(super) fn client(&self, expected: &SpiffeId) -> Result<Arc<ClientConfig>, TlsConfigError> {
         self.with_newest(|made, svid, trust| {

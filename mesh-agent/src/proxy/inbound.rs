@@ -9,6 +9,7 @@ use super::carry::{Side, carry};
 use super::classify::{Opening, Replayed, classify};
 use super::listener::PodProxy;
 use super::socket::{Borrowed, keep_alive};
+use super::standing::Standing;
 use super::{gate, upstream};
 use crate::model::mesh::MtlsMode;
 use crate::telemetry::{ConnectionSummary, Direction, End, Tls};
@@ -45,8 +46,12 @@ pub(super) async fn serve(pod: &PodProxy, socket: &TcpStream, summary: &mut Conn
     drop(permit);
     match opened {
         Ok(Opened::Mesh(session)) => {
-            summary.tls = Some(Tls { peer: session.peer, info: session.info });
-            deliver(pod, Side { stream: session.stream, socket }, summary).await
+            let TlsSession { stream, peer, serial, info } = *session;
+            let tls = summary.tls.insert(Tls { peer, serial, info });
+            if let Err(end) = Standing::of(pod, tls).admit() {
+                return end;
+            }
+            deliver(pod, Side { stream, socket }, summary).await
         }
         Ok(Opened::Plaintext(stream)) => deliver(pod, Side { stream, socket }, summary).await,
         Err(end) => end,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::contexts::Contexts;
 use super::gate::Gate;
@@ -69,6 +70,7 @@ pub struct PodProxy {
     pub(super) ports: SourcePorts,
     /// A permit for each connection of the pod.
     seats: Arc<Semaphore>,
+    withdrawn: CancellationToken,
 }
 
 /// A connection's places in its pod and its node.
@@ -86,16 +88,23 @@ impl PodProxy {
         let settings = shared.data_paths.prefer(&shared.store.snapshot().mesh().tls);
         let contexts = Contexts::new(svid, shared.trust.clone(), settings);
         let (ports, seats) = (SourcePorts::of(&netns), Arc::new(Semaphore::new(shared.budget.pod)));
-        Arc::new(Self { shared, workload, number, netns, contexts, ports, seats })
+        let withdrawn = CancellationToken::new();
+        Arc::new(Self { shared, workload, number, netns, contexts, ports, seats, withdrawn })
     }
 
-    /// Accepts connections until the drain begins.
+    /// Closes the pod's listeners when it is dropped; open connections go on.
+    pub fn listening(&self) -> DropGuard {
+        self.withdrawn.clone().drop_guard()
+    }
+
+    /// Accepts connections until the drain begins or the pod is withdrawn.
     pub fn start(self: &Arc<Self>, direction: Direction, listener: TcpListener) {
         let pod = Arc::clone(self);
         self.shared.drain.spawn(async move {
             tokio::select! {
                 () = pod.accept(direction, &listener) => {}
                 () = pod.shared.drain.begun() => {}
+                () = pod.withdrawn.cancelled() => {}
             }
             // What the kernel has let in already is served. Then the listener closes, and the kernel refuses.
             while let Some(Ok((stream, source))) = listener.accept().now_or_never() {

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::carry::{Side, carry};
 use super::listener::PodProxy;
 use super::socket::Borrowed;
+use super::standing::Standing;
 use super::upstream;
 use crate::model::spiffe::SpiffeId;
 use crate::state::{Fallback, Route, route};
@@ -74,7 +75,10 @@ async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummar
         return End::Failed("wrong_identity");
     }
     pod.shared.metrics.handshake(Direction::Outbound, session.info.data_path, began.elapsed());
-    summary.tls = Some(Tls { peer: session.peer, info: session.info });
+    let tls = summary.tls.insert(Tls { peer: session.peer, serial: session.serial, info: session.info });
+    if let Err(end) = Standing::of(pod, tls).admit() {
+        return end;
+    }
     let down = Side { stream: Borrowed(socket), socket };
     carry(pod, down, Side { stream: session.stream, socket: &upstream }, summary).await
 }

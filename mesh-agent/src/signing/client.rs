@@ -16,6 +16,7 @@ use super::exchange::{ask, unavailable};
 use super::wire::{self, JoinRequest, SvidAnswer, SvidRequest, TrustAnswer, decode_chain, encode};
 use crate::identity::token::JoinToken;
 use crate::identity::{IssueError, IssuedChain, Issuer, SecretKey, bundle};
+use crate::model::revocation::Serial;
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::svid::{Trust, TrustBundle, X509Svid};
 use crate::tls::issuer::{IssuerAnchor, node_identity, signing_client_config};
@@ -181,7 +182,7 @@ fn understand(answer: &SvidAnswer, id: &SpiffeId, key: &SecretKey) -> Result<Iss
     if parsed.public_key().raw != key.public_key().as_ref() || node_identity(&certificates).as_ref() != Some(id) {
         return Err(odd());
     }
-    let serial = parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+    let serial = Serial::from_der(parsed.raw_serial());
     let (not_before, not_after) = (parsed.validity().not_before, parsed.validity().not_after);
     let (not_before, not_after) = (not_before.to_datetime().into(), not_after.to_datetime().into());
     Ok(IssuedChain { serial, not_before, not_after, certificates })

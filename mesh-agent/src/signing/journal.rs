@@ -98,7 +98,7 @@ impl Journal {
             time: moment(SystemTime::now()),
             node: node.to_owned(),
             id: id.to_string(),
-            serial: issued.serial.clone(),
+            serial: issued.serial.to_string(),
             not_after: moment(issued.not_after),
             token: token.map(str::to_owned),
         };
@@ -117,10 +117,16 @@ fn moment(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::revocation::Serial;
 
     fn issued(serial: &str) -> IssuedChain {
         let now = SystemTime::now();
-        IssuedChain { certificates: Vec::new(), serial: serial.to_owned(), not_before: now, not_after: now }
+        IssuedChain {
+            certificates: Vec::new(),
+            serial: Serial::parse(serial).unwrap(),
+            not_before: now,
+            not_after: now,
+        }
     }
 
     #[test]

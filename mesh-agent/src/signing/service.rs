@@ -13,6 +13,7 @@ use crate::config::MeshConfig;
 use crate::identity::token::JoinToken;
 use crate::identity::{EmbeddedIssuer, IssuedChain, request};
 use crate::model::spiffe::SpiffeId;
+use crate::state::MeshState;
 
 /// The shortest lifetime of a node's identity: an agent without one needs a new token.
 const MIN_NODE_LIFETIME: Duration = Duration::from_hours(24);
@@ -32,23 +33,35 @@ pub(super) enum ServiceError {
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// What the service believes.
+struct Documents {
+    /// Which node runs a workload with which identity.
+    placed: HashSet<(String, SpiffeId)>,
+    state: MeshState,
+}
+
+impl Documents {
+    fn new(config: &MeshConfig) -> Arc<Self> {
+        Arc::new(Self { placed: places(config), state: MeshState::new(config.clone()) })
+    }
+}
+
 /// The signing service, apart from its sockets.
 pub(super) struct Service {
     issuer: Arc<EmbeddedIssuer>,
     journal: Mutex<Journal>,
-    /// Which node runs a workload with which identity.
-    placed: Mutex<Arc<HashSet<(String, SpiffeId)>>>,
+    documents: Mutex<Arc<Documents>>,
 }
 
 impl Service {
     pub(super) fn new(issuer: Arc<EmbeddedIssuer>, journal: &Path, config: &MeshConfig) -> Result<Self, JournalError> {
         let journal = Mutex::new(Journal::open(journal)?);
-        Ok(Self { issuer, journal, placed: Mutex::new(Arc::new(places(config))) })
+        Ok(Self { issuer, journal, documents: Mutex::new(Documents::new(config)) })
     }
 
     /// Takes new documents.
     pub(super) fn update(&self, config: &MeshConfig) {
-        *self.placed.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(places(config));
+        *self.documents.lock().unwrap_or_else(PoisonError::into_inner) = Documents::new(config);
     }
 
     pub(super) fn issuer(&self) -> &EmbeddedIssuer {
@@ -64,6 +77,9 @@ impl Service {
         let refused = |reason: String| refuse(&token.node, "join", reason);
         token.verify(&ca, now).map_err(|error| refused(error.to_string()))?;
         let id = SpiffeId::of_node(&ca.anchors().bundle.trust_domain, &token.node).map_err(malformed)?;
+        if self.is_revoked(&id) {
+            return Err(refused("the node is revoked".to_owned()));
+        }
         // Held from the question whether the token is used until it is: two that come at once are still two.
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         if journal.is_used(&token.serial) {
@@ -71,7 +87,7 @@ impl Service {
         }
         let issued = self.sign(&id, &public_key, now)?;
         journal.note(&token.node, &id, &issued, Some(&token.serial)).map_err(failed)?;
-        tracing::info!(node = token.node, token.serial = token.serial, svid.serial = issued.serial, "node joined");
+        tracing::info!(node = token.node, token.serial = token.serial, svid.serial = %issued.serial, "node joined");
         Ok(answer(&issued))
     }
 
@@ -88,16 +104,26 @@ impl Service {
         if !(id == *caller || self.runs(node, &id)) {
             return Err(refuse(node, &id.to_string(), "this node runs no workload with this identity".to_owned()));
         }
+        if self.is_revoked(caller) || self.is_revoked(&id) {
+            return Err(refuse(node, &id.to_string(), "the identity is revoked".to_owned()));
+        }
         let issued = self.sign(&id, &public_key(&request)?, now)?;
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         journal.note(node, &id, &issued, None).map_err(failed)?;
-        tracing::info!(node, svid.id = %id, svid.serial = issued.serial, "svid issued");
+        tracing::info!(node, svid.id = %id, svid.serial = %issued.serial, "svid issued");
         Ok(answer(&issued))
     }
 
     fn runs(&self, node: &str, id: &SpiffeId) -> bool {
-        let placed = Arc::clone(&self.placed.lock().unwrap_or_else(PoisonError::into_inner));
-        !id.is_reserved() && placed.contains(&(node.to_owned(), id.clone()))
+        !id.is_reserved() && self.documents().placed.contains(&(node.to_owned(), id.clone()))
+    }
+
+    fn is_revoked(&self, id: &SpiffeId) -> bool {
+        self.documents().state.revokes_id(id)
+    }
+
+    fn documents(&self) -> Arc<Documents> {
+        Arc::clone(&self.documents.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn sign(

@@ -1,7 +1,7 @@
 //! Reads a configuration from the YAML files of one directory.
 //!
-//! Files are taken in the order of their names, subdirectories are not entered, and nothing is watched. What the files
-//! mean is `config`'s business; only that relative paths in them count from the directory is known here.
+//! Files are taken in the order of their names, subdirectories are not entered. What the files mean is `config`'s
+//! business; only that relative paths in them count from the directory is known here. [`super::watch`] looks for changes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ fn read_all(directory: &Path) -> Result<Vec<SourceFile>, LoadError> {
 }
 
 /// A hidden file is an editor's or the kubelet's, not a document.
-fn yaml_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn yaml_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();

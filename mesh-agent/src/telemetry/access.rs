@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::metrics::{Closed, Metrics};
 use crate::model::connection::TlsInfo;
+use crate::model::revocation::Serial;
 use crate::model::spiffe::SpiffeId;
 
 /// Which way a connection goes, seen from the pod.
@@ -42,6 +43,8 @@ pub enum End {
 pub struct Tls {
     /// The authenticated peer.
     pub peer: SpiffeId,
+    /// The serial number of its leaf: what a `Revocation` can name.
+    pub serial: Serial,
     /// What was negotiated.
     pub info: TlsInfo,
 }
@@ -102,6 +105,7 @@ impl ConnectionSummary {
             src.id = source_id.map(tracing::field::display),
             dst.id = destination_id.map(tracing::field::display),
             peer.id = peer.map(tracing::field::display),
+            peer.serial = self.tls.as_ref().map(|tls| tracing::field::display(&tls.serial)),
             tls.version = info.map(|info| info.version),
             tls.cipher = info.map(|info| info.cipher.name()),
             tls.key_exchange = info.map(|info| info.key_exchange.name()),

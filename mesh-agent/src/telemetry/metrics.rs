@@ -71,6 +71,9 @@ pub struct Metrics {
     kernel_tls: Family<CipherLabel, Gauge>,
     enrolled: Gauge,
     pending: Gauge,
+    config_in_force: Gauge,
+    config_accepted: Counter,
+    config_rejected: Counter,
 }
 
 impl Metrics {
@@ -90,6 +93,9 @@ impl Metrics {
             kernel_tls: Family::default(),
             enrolled: Gauge::default(),
             pending: Gauge::default(),
+            config_in_force: Gauge::default(),
+            config_accepted: Counter::default(),
+            config_rejected: Counter::default(),
         };
         metrics.register(views);
         metrics
@@ -112,6 +118,14 @@ impl Metrics {
         registry.register("kernel_tls", help, self.kernel_tls.clone());
         registry.register("workloads_enrolled", "Workloads of this node that are in the mesh", self.enrolled.clone());
         registry.register("workloads_pending", "Workloads of this node that wait to be enrolled", self.pending.clone());
+        let help = "Whether the configuration as it is now is in force; if not, the last good one is";
+        registry.register("config_in_force", help, self.config_in_force.clone());
+        registry.register("config_accepted", "Configurations taken, the first included", self.config_accepted.clone());
+        registry.register(
+            "config_rejected",
+            "Changed configurations that were not taken",
+            self.config_rejected.clone(),
+        );
         registry.register_collector(Box::new(views));
     }
 
@@ -156,6 +170,16 @@ impl Metrics {
             let gauge = self.kernel_tls.get_or_create(&CipherLabel { cipher: cipher.name() });
             gauge.set(i64::from(carried.contains(&cipher)));
         }
+    }
+
+    /// Counts a configuration that was read.
+    pub fn configuration(&self, taken: bool) {
+        self.config_in_force.set(i64::from(taken));
+        if taken {
+            self.config_accepted.inc()
+        } else {
+            self.config_rejected.inc()
+        };
     }
 
     /// Sets how many of the node's workloads are in the mesh, and how many wait.

@@ -21,9 +21,10 @@ use super::ALPN;
 use super::datapath::DataPaths;
 use super::layer::Transport;
 use super::session::TlsStream;
-use super::verify::{check_dates, leaf_identity};
+use super::verify::{check_dates, leaf_identity, leaf_serial};
 use crate::model::connection::TlsInfo;
 use crate::model::mesh::{CipherSuite, KeyExchange};
+use crate::model::revocation::Serial;
 use crate::model::spiffe::SpiffeId;
 use drive::{Endpoint, drive};
 pub use error::HandshakeError;
@@ -35,6 +36,8 @@ pub struct TlsSession<S> {
     pub stream: TlsStream<S>,
     /// Who the peer is.
     pub peer: SpiffeId,
+    /// The serial number of its leaf.
+    pub serial: Serial,
     /// What was negotiated.
     pub info: TlsInfo,
 }
@@ -78,7 +81,9 @@ async fn run<S: Transport, E: Endpoint>(
         return Err(HandshakeError::NoAlpn);
     }
     let chain = connection.common().peer_certificates().unwrap_or_default();
-    let peer = leaf_identity(chain.first().ok_or_else(no_certificate)?).map_err(HandshakeError::Peer)?;
+    let leaf = chain.first().ok_or_else(no_certificate)?;
+    let peer = leaf_identity(leaf).map_err(HandshakeError::Peer)?;
+    let serial = leaf_serial(leaf).map_err(HandshakeError::Peer)?;
     let resumed = connection.common().handshake_kind() == Some(HandshakeKind::Resumed);
     if resumed {
         // No verifier has run. The roots are those of then, or this configuration would be another; the time is not.
@@ -89,7 +94,7 @@ async fn run<S: Transport, E: Endpoint>(
     let keys = connection.into_keys().map_err(HandshakeError::Tls)?;
     let stream = paths.begin(stream, attached, cipher, suite, keys).map_err(HandshakeError::Session)?;
     let info = TlsInfo { version: "TLSv1.3", cipher, key_exchange, data_path: stream.data_path(), resumed };
-    Ok(TlsSession { stream, peer, info })
+    Ok(TlsSession { stream, peer, serial, info })
 }
 
 fn no_clock() -> HandshakeError {

@@ -18,6 +18,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::model::revocation::Serial;
 use crate::model::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 
 /// The longest chain that is looked at: a leaf and five CAs.
@@ -236,6 +237,11 @@ pub(super) fn check_dates(chain: &[CertificateDer<'_>], now: UnixTime) -> Result
         }
     }
     Ok(())
+}
+
+/// The serial number of a leaf.
+pub fn leaf_serial(leaf: &CertificateDer<'_>) -> Result<Serial, PeerError> {
+    Ok(Serial::from_der(parse(leaf)?.raw_serial()))
 }
 
 /// The identity in a leaf, by SPIFFE X509-SVID §5.2.

@@ -178,3 +178,21 @@ fn new_documents_move_a_workload() {
     ask(&stage, Some(&node("c")), WEB).unwrap();
     assert!(ask(&stage, Some(&node("a")), WEB).is_err());
 }
+
+#[test]
+fn what_is_revoked_gets_nothing() {
+    let stage = stage();
+    let with = |spec: &str| {
+        let head = "apiVersion: mesh.hauberk.dev/v1alpha1\nkind: Revocation\nmetadata: {name: lost}";
+        let text = format!("{DOCUMENTS}---\n{head}\nspec: {spec}\n");
+        stage.service.update(&config::parse(&[SourceFile { name: "mesh.yaml".into(), text }]).unwrap());
+    };
+    with(&format!("{{spiffeIds: ['{WEB}']}}"));
+    refused(ask(&stage, Some(&node("a")), WEB), "the identity is revoked");
+    ask(&stage, Some(&node("b")), DB).unwrap();
+    with("{nodes: [a]}");
+    refused(ask(&stage, Some(&node("a")), WEB), "the identity is revoked");
+    refused(ask(&stage, Some(&node("a")), &node("a").to_string()), "the identity is revoked");
+    refused(join(&stage, &token(&stage, "a"), SystemTime::now()), "the node is revoked");
+    join(&stage, &token(&stage, "b"), SystemTime::now()).unwrap();
+}

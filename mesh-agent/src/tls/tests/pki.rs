@@ -12,6 +12,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use crate::model::revocation::Serial;
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::svid::{TrustBundle, X509Svid};
 
@@ -78,6 +79,6 @@ impl Ca {
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         let chain = vec![leaf.der().clone()];
         let private_key = Zeroizing::new(key.serialize_der());
-        X509Svid { id: id(name), chain, private_key, serial: "01".to_owned(), not_before, not_after }
+        X509Svid { id: id(name), chain, private_key, serial: Serial::from_der(&[1]), not_before, not_after }
     }
 }
