@@ -17,6 +17,10 @@ use crate::plan::{IDLE_CONNECTIONS, Task};
 /// The server's port.
 const PORT: u16 = 7000;
 
+/// The ports of the relays at the client and at the server.
+const ENTRANCE: u16 = 8000;
+const TUNNEL: u16 = 8443;
+
 /// Connections that the server can have at once: the idle ones, those that are measured, and those that are closing.
 const SERVER_WORKERS: usize = IDLE_CONNECTIONS + 200;
 
@@ -38,11 +42,68 @@ pub(crate) enum Mode {
     MeshX25519,
     /// A pair of haproxy with mutual TLS.
     Haproxy,
+    /// Our agents, records protected in user space.
+    Userspace(Cipher),
+    /// Our agents, records protected by the kernel.
+    Kernel(Cipher),
+    /// A pair of the bench's own relays, records protected by the kernel.
+    Relays(Relays),
+}
+
+/// How relays move bytes.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Relays {
+    /// They read and write, as our agents do.
+    Copy,
+    /// They splice what they encrypt.
+    SpliceIn,
+    /// They splice both ways.
+    SpliceBoth,
+}
+
+impl Relays {
+    const fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Self::Copy => ["--encrypt", "copy", "--decrypt", "copy"],
+            Self::SpliceIn => ["--encrypt", "splice", "--decrypt", "copy"],
+            Self::SpliceBoth => ["--encrypt", "splice", "--decrypt", "splice"],
+        }
+    }
+}
+
+/// The one cipher that a mode's agents offer.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Cipher {
+    /// AES-256-GCM.
+    Aes,
+    /// ChaCha20-Poly1305.
+    Chacha,
+}
+
+impl Cipher {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Aes => "TLS_AES_256_GCM_SHA384",
+            Self::Chacha => "TLS_CHACHA20_POLY1305_SHA256",
+        }
+    }
 }
 
 impl Mode {
-    /// All, in the order of the table.
+    /// Those that are timed, in the order of the table.
     pub(crate) const ALL: [Self; 4] = [Self::Direct, Self::Mesh, Self::MeshX25519, Self::Haproxy];
+
+    /// Those whose instructions are counted, in the order of the table.
+    pub(crate) const COUNTED: [Self; 8] = [
+        Self::Direct,
+        Self::Userspace(Cipher::Aes),
+        Self::Kernel(Cipher::Aes),
+        Self::Userspace(Cipher::Chacha),
+        Self::Kernel(Cipher::Chacha),
+        Self::Relays(Relays::Copy),
+        Self::Relays(Relays::SpliceIn),
+        Self::Relays(Relays::SpliceBoth),
+    ];
 
     /// The name that reports show.
     pub(crate) const fn name(self) -> &'static str {
@@ -51,6 +112,38 @@ impl Mode {
             Self::Mesh => "mesh",
             Self::MeshX25519 => "mesh-x25519",
             Self::Haproxy => "haproxy",
+            Self::Userspace(Cipher::Aes) => "userspace-aes",
+            Self::Kernel(Cipher::Aes) => "kernel-aes",
+            Self::Userspace(Cipher::Chacha) => "userspace-chacha",
+            Self::Kernel(Cipher::Chacha) => "kernel-chacha",
+            Self::Relays(Relays::Copy) => "relay-copy",
+            Self::Relays(Relays::SpliceIn) => "relay-splice-in",
+            Self::Relays(Relays::SpliceBoth) => "relay-splice",
+        }
+    }
+
+    /// Fields of the Mesh's `spec.tls`; `None` without a mesh.
+    fn tls(self) -> Option<String> {
+        let fields = |path: &str, cipher: Cipher| format!("dataPath: {path}, cipherSuites: [{}]", cipher.name());
+        match self {
+            Self::Direct | Self::Haproxy | Self::Relays(_) => None,
+            Self::Mesh => Some(String::new()),
+            Self::MeshX25519 => Some("keyExchange: [x25519]".to_owned()),
+            Self::Userspace(cipher) => Some(fields("Userspace", cipher)),
+            Self::Kernel(cipher) => Some(fields("Kernel", cipher)),
+        }
+    }
+
+    /// What an access line must say of a connection; nothing without a mesh.
+    fn access(self) -> Vec<(&'static str, &'static str)> {
+        let carried = |path, cipher: Cipher| vec![("datapath", path), ("tls.cipher", cipher.name())];
+        let negotiated = |group| vec![("tls.key_exchange", group), ("tls.cipher", Cipher::Aes.name())];
+        match self {
+            Self::Direct | Self::Haproxy | Self::Relays(_) => Vec::new(),
+            Self::Mesh => negotiated("X25519MLKEM768"),
+            Self::MeshX25519 => negotiated("x25519"),
+            Self::Userspace(cipher) => carried("userspace", cipher),
+            Self::Kernel(cipher) => carried("kernel", cipher),
         }
     }
 }
@@ -66,10 +159,19 @@ impl fmt::Display for Mode {
 pub(crate) enum Carrier {
     /// Nobody.
     Nobody,
-    /// One haproxy a node.
-    Haproxy([Process; 2]),
     /// One agent a node.
     Mesh(Mesh),
+    /// One program at each end.
+    Pair([Process; 2]),
+}
+
+/// What a bed is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Programs<'a> {
+    pub(crate) agent: &'a Path,
+    pub(crate) load: &'a Path,
+    /// The bench's own relay, for the modes that need it.
+    pub(crate) relay: Option<&'a Path>,
 }
 
 /// A mode's world, ready to be measured.
@@ -86,11 +188,10 @@ pub(crate) struct Bed {
 
 impl Bed {
     /// Builds the world of `mode`. haproxy gets its certificates from the mesh of `issuer`.
-    pub(crate) fn start(mode: Mode, agent: &Path, load: &Path, issuer: Option<&Bed>) -> Result<Self> {
-        let pod = match mode {
-            Mode::Direct | Mode::Haproxy => PodSpec::outsider,
-            Mode::Mesh | Mode::MeshX25519 => PodSpec::workload,
-        };
+    pub(crate) fn start(mode: Mode, programs: Programs<'_>, issuer: Option<&Bed>) -> Result<Self> {
+        let Programs { agent, load, relay } = programs;
+        let tls = mode.tls();
+        let pod = if tls.is_some() { PodSpec::workload } else { PodSpec::outsider };
         let world = World::builder()
             .node("a")
             .pod(pod("client"))
@@ -103,20 +204,24 @@ impl Bed {
         }
         let server = serve(&world, load)?;
         let mut to = world.address("server", Family::V4, PORT);
-        let carrier = match mode {
-            Mode::Direct => Carrier::Nobody,
-            Mode::Mesh => Carrier::Mesh(Mesh::setup(&world, agent, MtlsMode::Strict).start()?),
-            Mode::MeshX25519 => {
-                Carrier::Mesh(Mesh::setup(&world, agent, MtlsMode::Strict).tls("keyExchange: [x25519]").start()?)
-            }
-            Mode::Haproxy => {
-                let Some(Carrier::Mesh(mesh)) = issuer.map(|bed| &bed.carrier) else {
-                    anyhow::bail!("haproxy needs a mesh to get its certificates from")
-                };
-                let pair = haproxy::start(&world, mesh, to)?;
-                to = haproxy::entrance(&world);
-                Carrier::Haproxy(pair)
-            }
+        let carrier = match tls {
+            Some(fields) => Carrier::Mesh(Mesh::setup(&world, agent, MtlsMode::Strict).tls(&fields).start()?),
+            None => match mode {
+                Mode::Haproxy => {
+                    let Some(Carrier::Mesh(mesh)) = issuer.map(|bed| &bed.carrier) else {
+                        anyhow::bail!("haproxy needs a mesh to get its certificates from")
+                    };
+                    let pair = haproxy::start(&world, mesh, to)?;
+                    to = haproxy::entrance(&world);
+                    Carrier::Pair(pair)
+                }
+                Mode::Relays(how) => {
+                    let pair = relays(&world, relay.context("no relay is given")?, how)?;
+                    to = world.address("client", Family::V4, ENTRANCE);
+                    Carrier::Pair(pair)
+                }
+                _ => Carrier::Nobody,
+            },
         };
         let bed = Self { mode, carrier, load: load.to_owned(), to, _server: server, world };
         bed.prove()?;
@@ -126,13 +231,8 @@ impl Bed {
     /// Makes a connection, and fails unless it was the mode's: numbers of something else are worth nothing.
     fn prove(&self) -> Result<()> {
         self.measure(Task::Connect(1), 0.05)?;
-        let group = match self.mode {
-            Mode::Direct | Mode::Haproxy => return Ok(()),
-            Mode::Mesh => "X25519MLKEM768",
-            Mode::MeshX25519 => "x25519",
-        };
         let Carrier::Mesh(mesh) = &self.carrier else { return Ok(()) };
-        let expected = [("tls.key_exchange", group), ("tls.cipher", "TLS_AES_256_GCM_SHA384"), ("outcome", "ok")];
+        let expected = [self.mode.access(), vec![("outcome", "ok")]].concat();
         for node in self.world.nodes() {
             mesh.agent(node.name()).wait_access(&expected)?;
         }
@@ -143,7 +243,7 @@ impl Bed {
     pub(crate) fn proxies(&self) -> Result<Option<[u32; 2]>> {
         Ok(match &self.carrier {
             Carrier::Nobody => None,
-            Carrier::Haproxy(pair) => Some([pair[0].id(), pair[1].id()]),
+            Carrier::Pair(pair) => Some([pair[0].id(), pair[1].id()]),
             Carrier::Mesh(mesh) => {
                 let id = |node| mesh.agent(node).id().context("an agent has ended");
                 Some([id("a")?, id("b")?])
@@ -193,4 +293,18 @@ fn serve(world: &World, load: &Path) -> Result<Process> {
     let mut server = pod.spawn(&mut command)?;
     server.wait_line("the server listens", |line| line == READY)?;
     Ok(server)
+}
+
+/// Starts a relay in each pod, where the agent's sockets would be.
+fn relays(world: &World, relay: &Path, how: Relays) -> Result<[Process; 2]> {
+    let start = |pod: &str, listen: u16, to: SocketAddr, tls: &str| -> Result<Process> {
+        let (pod, listen) = (world.pod(pod), world.address(pod, Family::V4, listen));
+        let mut command = pod.command(relay);
+        command.args(["--listen", &listen.to_string(), "--to", &to.to_string(), "--tls", tls]).args(how.arguments());
+        let mut process = pod.spawn(&mut command)?;
+        process.wait_line("the relay listens", |line| line == READY)?;
+        Ok(process)
+    };
+    let server = |port| world.address("server", Family::V4, port);
+    Ok([start("client", ENTRANCE, server(TUNNEL), "up")?, start("server", TUNNEL, server(PORT), "down")?])
 }

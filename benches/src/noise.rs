@@ -123,7 +123,13 @@ mod tests {
 
     #[test]
     fn what_others_use_and_what_is_stolen_disturbs() {
-        let usage = Usage { elapsed_us: 1_000_000, machine_us: 1_500_000, cgroup_us: 1_000_000, stolen_us: 20_000 };
+        let usage = Usage {
+            elapsed_us: 1_000_000,
+            machine_us: 1_500_000,
+            cgroup_us: 1_000_000,
+            stolen_us: 20_000,
+            busy_ns: None,
+        };
         let disturbance = Disturbance::of(usage, 2);
         assert_eq!(disturbance, Disturbance { foreign: 0.25, stolen: 0.01 });
         assert!(disturbance.is_too_much());

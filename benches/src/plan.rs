@@ -27,6 +27,9 @@ pub(crate) const TASKS: [Task; 8] = [
     Task::Connect(16),
 ];
 
+/// What is counted.
+pub(crate) const COUNTED_TASKS: [Task; 3] = [Task::BulkUp(1), Task::Request(1), Task::Request(16)];
+
 /// Connections whose memory is weighed.
 pub(crate) const IDLE_CONNECTIONS: usize = 1000;
 
@@ -56,6 +59,16 @@ impl Task {
             Task::BulkUp(streams) => format!("bulk.up.{streams}"),
             Task::Connect(slots) => format!("connect.{slots}"),
             Task::Request(connections) => format!("request.{connections}"),
+        }
+    }
+
+    /// One of what it moves: how it is called, and how many its outcome has.
+    pub(crate) fn unit(self, outcome: &Outcome) -> (&'static str, f64) {
+        let count = outcome.count as f64;
+        match self {
+            Task::BulkDown(_) | Task::BulkUp(_) => ("MiB", count / f64::from(1 << 20)),
+            Task::Connect(_) => ("connection", count),
+            Task::Request(_) => ("request", count),
         }
     }
 
@@ -104,7 +117,7 @@ mod tests {
 
     #[test]
     fn processor_time_is_given_for_what_was_done() {
-        let usage = Usage { elapsed_us: 2_000_000, machine_us: 3_000_000, cgroup_us: 1_000_000, stolen_us: 0 };
+        let usage = Usage { elapsed_us: 2_000_000, machine_us: 3_000_000, cgroup_us: 1_000_000, ..Usage::default() };
         let outcome = Outcome { count: 4 << 30, usage, ..Outcome::default() };
         let expected = [
             Number::new("bulk.up.8.throughput", "GiB/s", 2.0),

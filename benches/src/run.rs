@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::bed::{Bed, Mode};
+use crate::bed::{Bed, Mode, Programs};
 use crate::load::Outcome;
 use crate::noise::{self, Disturbance};
 use crate::plan::{IDLE_CONNECTIONS, Number, TASKS, Task};
@@ -42,7 +42,9 @@ pub fn run(agent: &Path, load: &Path, options: &BenchOptions) -> Result<ExitCode
     let mut beds: Vec<Bed> = Vec::new();
     for mode in Mode::ALL {
         let issuer = beds.iter().find(|bed| bed.mode == Mode::Mesh);
-        beds.push(Bed::start(mode, agent, load, issuer).with_context(|| format!("mode {mode}"))?);
+        beds.push(
+            Bed::start(mode, Programs { agent, load, relay: None }, issuer).with_context(|| format!("mode {mode}"))?,
+        );
     }
     let mut report = Report::default();
     let mut memory = Report::default();

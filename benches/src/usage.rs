@@ -20,6 +20,8 @@ pub(crate) struct Usage {
     pub(crate) cgroup_us: u64,
     /// That the hypervisor gave to somebody else.
     pub(crate) stolen_us: u64,
+    /// In which the processors ran something, kernel threads and interrupts included, in nanoseconds.
+    pub(crate) busy_ns: Option<u64>,
 }
 
 /// A moment from which usage is counted.
@@ -33,7 +35,9 @@ pub(crate) struct Meter<'a> {
 impl<'a> Meter<'a> {
     /// Counts from now.
     pub(crate) fn start(cgroup: &'a Path) -> Result<Self> {
-        Ok(Self { cgroup, started: Instant::now(), before: read_counters(cgroup)? })
+        // What reading costs is not counted.
+        let before = read_counters(cgroup)?;
+        Ok(Self { cgroup, started: Instant::now(), before })
     }
 
     /// What was used until now.
@@ -45,18 +49,26 @@ impl<'a> Meter<'a> {
             machine_us: now.machine_us.saturating_sub(self.before.machine_us),
             cgroup_us: now.cgroup_us.saturating_sub(self.before.cgroup_us),
             stolen_us: now.stolen_us.saturating_sub(self.before.stolen_us),
+            busy_ns: now.busy_ns.zip(self.before.busy_ns).map(|(now, before)| now.saturating_sub(before)),
         })
     }
 }
 
 fn read_counters(cgroup: &Path) -> Result<Usage> {
+    let busy_ns = std::fs::read_to_string("/proc/schedstat").ok().and_then(|text| busy_ns(&text));
     let stat = std::fs::read_to_string("/proc/stat").context("read /proc/stat")?;
     let ticks = rustix::param::clock_ticks_per_second();
     let (machine_us, stolen_us) = machine(&stat, ticks).context("no processors in /proc/stat")?;
     let path = cgroup.join("cpu.stat");
     let stat = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let cgroup_us = field(&stat, "usage_usec").context("no usage_usec in a cgroup's cpu.stat")?;
-    Ok(Usage { elapsed_us: 0, machine_us, cgroup_us, stolen_us })
+    Ok(Usage { elapsed_us: 0, machine_us, cgroup_us, stolen_us, busy_ns })
+}
+
+/// The time that all processors have run tasks (Documentation/scheduler/sched-stats.rst). `/proc/stat` has it in ticks.
+fn busy_ns(schedstat: &str) -> Option<u64> {
+    let processors = schedstat.lines().filter(|line| line.starts_with("cpu"));
+    processors.map(|line| line.split(' ').nth(7)?.parse::<u64>().ok()).sum()
 }
 
 /// Busy and stolen microseconds of all processors (proc_stat(5)). Time of guests is within user time.
@@ -89,6 +101,13 @@ mod tests {
     fn idling_and_stolen_time_is_not_used_time() {
         let stat = "cpu  10 1 20 1000 500 3 4 7 2 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
         assert_eq!(machine(stat, 100), Some((380_000, 70_000)));
+    }
+
+    #[test]
+    fn the_busy_time_of_all_processors_is_added() {
+        let schedstat = "version 15\ntimestamp 4295\ncpu0 0 0 9 8 7 6 70 5 4\ndomain0 3 1 2\ncpu1 0 0 9 8 7 6 30 5 4\n";
+        assert_eq!(busy_ns(schedstat), Some(100));
+        assert_eq!(busy_ns("version 15\ncpu0 0 0\n"), None);
     }
 
     #[test]

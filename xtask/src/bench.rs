@@ -1,6 +1,7 @@
 //! What the mesh costs, side by side with no mesh and with a pair of haproxy, between two nodes on this machine.
 //!
-//! The bench itself is in `mesh_benches`; this builds what it measures, with optimisations.
+//! The bench itself is in `mesh_benches`; this builds what it measures, with optimisations. `bench vm` counts instructions
+//! on other kernels instead.
 use std::{
     path::PathBuf,
     process::{ExitCode, Stdio},
@@ -17,12 +18,17 @@ use crate::{
     workspace,
 };
 
+mod vm;
+
 /// The load generator.
 const LOAD: &str = "mesh-bench-load";
 
 /// Measure the mesh beside no mesh and beside a pair of haproxy
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    elsewhere: Option<Elsewhere>,
     /// How often every mode is measured
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -40,34 +46,43 @@ pub(crate) struct Options {
     json: Option<PathBuf>,
 }
 
+/// Not on this machine's kernel.
+#[derive(clap::Subcommand)]
+enum Elsewhere {
+    Vm(vm::Options),
+}
+
 impl Options {
     pub(crate) fn run(&self) -> Result<ExitCode> {
+        if let Some(Elsewhere::Vm(options)) = &self.elsewhere {
+            return options.run();
+        }
         setup::ensure(Purpose::Bench)?;
         let built = build::build(true)?;
-        let load = build_load()?;
+        let load = build_program("--bin", LOAD)?;
         let (rounds, seconds) = if self.quick { (1, 0.5) } else { (self.rounds, self.seconds) };
         let options = BenchOptions { rounds, seconds, only: self.only.clone(), json: self.json.clone() };
         mesh_benches::run(&built.agent, &load, &options)
     }
 }
 
-/// Builds the load generator, whatever profile this program has: an unoptimised one would measure itself.
-fn build_load() -> Result<PathBuf> {
+/// Builds a program of the bench, whatever profile this one has: an unoptimised one would measure itself.
+fn build_program(kind: &str, name: &str) -> Result<PathBuf> {
     let mut command = workspace::cargo();
-    command.args(["build", "--quiet", "--locked", "--release", "--package", "mesh-benches", "--bin", LOAD]);
+    command.args(["build", "--quiet", "--locked", "--release", "--package", "mesh-benches", kind, name]);
     command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
-    say(format_args!("building {LOAD}"));
+    say(format_args!("building {name}"));
     let output = command.output().context("start cargo")?;
     if !output.status.success() {
-        bail!("building {LOAD} failed: {}", output.status);
+        bail!("building {name} failed: {}", output.status);
     }
-    executable(&String::from_utf8(output.stdout)?).with_context(|| format!("cargo named no executable of {LOAD}"))
+    executable(name, &String::from_utf8(output.stdout)?).with_context(|| format!("cargo named no executable of {name}"))
 }
 
-fn executable(messages: &str) -> Option<PathBuf> {
+fn executable(name: &str, messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     messages
-        .filter(|message| message["target"]["name"] == LOAD)
+        .filter(|message| message["target"]["name"] == name)
         .find_map(|message| Some(message["executable"].as_str()?.into()))
 }
 
@@ -79,6 +94,6 @@ mod tests {
     fn cargo_says_where_the_load_generator_is() {
         let messages = "{\"target\":{\"name\":\"mesh_benches\"},\"executable\":null}\n\
                         {\"target\":{\"name\":\"mesh-bench-load\"},\"executable\":\"/t/release/mesh-bench-load\"}\n";
-        assert_eq!(executable(messages), Some("/t/release/mesh-bench-load".into()));
+        assert_eq!(executable(LOAD, messages), Some("/t/release/mesh-bench-load".into()));
     }
 }

@@ -1,5 +1,7 @@
 //! The VM tier: stock Debian kernels under QEMU, with the native tier's tests inside.
 //!
+//! The same machines, counting instructions, say what the mesh costs on other kernels (`count`).
+//!
 //! What other kernels do with our programs is found out by booting them. The guest's root is this machine's own, read-only
 //! over 9p with a layer of memory on top: every program that the native tests run is there, and nothing has to be copied.
 use std::{
@@ -21,6 +23,7 @@ use crate::{
 mod apt;
 mod boot;
 mod console;
+mod count;
 mod initramfs;
 mod kernel;
 mod left_out;
@@ -29,6 +32,7 @@ mod report;
 mod suite;
 
 pub(crate) use apt::install;
+pub(crate) use count::count;
 pub(crate) use kernel::Series;
 
 /// How many machines run at once. They wait more than they compute; measured on two cores.
@@ -104,8 +108,13 @@ impl Selection {
     }
 
     fn wanted(&self) -> Vec<Series> {
-        if self.kernels.is_empty() { Series::ALL.to_vec() } else { self.kernels.clone() }
+        wanted(&self.kernels)
     }
+}
+
+/// All kernels if none is named.
+fn wanted(kernels: &[Series]) -> Vec<Series> {
+    if kernels.is_empty() { Series::ALL.to_vec() } else { kernels.to_vec() }
 }
 
 /// Where the tier keeps kernels and logs: below cargo's target directory.

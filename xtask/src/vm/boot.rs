@@ -78,35 +78,49 @@ pub(super) fn run_suite(
     Ok(verdict)
 }
 
-/// The directory that the guest shares with us, with what it needs to know.
+/// What the guest needs to know to run `suite`.
 fn results(directory: &Path, suite: &Suite, accelerator: Accelerator, long: bool) -> Result<PathBuf> {
-    let results = directory.join("results");
-    fs::create_dir_all(&results).with_context(|| format!("make {}", results.display()))?;
-    let mut environment = vec![
-        // The system's first: a version manager's wrapper scripts take seconds under emulation.
-        ("PATH", format!("{SYSTEM_PATH}:{}", env::var("PATH").context("PATH is not set")?)),
-        ("MESH_AGENT_BIN", suite.agent.display().to_string()),
-        ("MESH_TEST_SCALE", accelerator.scale().to_string()),
-        ("SKIPS", left_out::arguments()),
-        ("TMPDIR", "/run/tests".to_owned()),
-    ];
+    let mut environment = vec![("MESH_AGENT_BIN", suite.agent.display().to_string())];
     if long {
         environment.push(("MESH_TEST_BULK_MIB", "512".to_owned()));
     }
     if env::var_os("MESH_TEST_LOGS").is_some() {
         environment.push(("MESH_TEST_LOGS", "/results/logs".to_owned()));
     }
-    let environment: String = environment.iter().map(|(name, value)| export(name, value)).collect();
     let programs: String = suite
         .programs
         .iter()
         .map(|program| {
             let ignored = if program.with_ignored { "--include-ignored" } else { "" };
-            let (executable, directory) = (program.executable.display(), program.directory.display());
-            format!("{}\t{executable}\t{directory}\t{ignored}\n", program.name)
+            let arguments = format!("--test-threads=1 --exact {} {ignored}", left_out::arguments());
+            line(&program.name, &program.executable, &program.directory, &arguments)
         })
         .collect();
-    for (name, text) in [("tests.sh", TESTS), ("environment", &environment), ("programs", &programs)] {
+    share(directory, accelerator, environment, &programs)
+}
+
+/// A line of the guest's list of programs. The arguments are words without spaces.
+pub(super) fn line(name: &str, executable: &Path, directory: &Path, arguments: &str) -> String {
+    format!("{name}\t{}\t{}\t{arguments}\n", executable.display(), directory.display())
+}
+
+/// Makes the directory that the guest shares with us, with what it runs and in which environment.
+pub(super) fn share(
+    directory: &Path,
+    accelerator: Accelerator,
+    mut environment: Vec<(&str, String)>,
+    programs: &str,
+) -> Result<PathBuf> {
+    let results = directory.join("results");
+    fs::create_dir_all(&results).with_context(|| format!("make {}", results.display()))?;
+    environment.extend([
+        // The system's first: a version manager's wrapper scripts take seconds under emulation.
+        ("PATH", format!("{SYSTEM_PATH}:{}", env::var("PATH").context("PATH is not set")?)),
+        ("MESH_TEST_SCALE", accelerator.scale().to_string()),
+        ("TMPDIR", "/run/tests".to_owned()),
+    ]);
+    let environment: String = environment.iter().map(|(name, value)| export(name, value)).collect();
+    for (name, text) in [("tests.sh", TESTS), ("environment", &environment), ("programs", programs)] {
         let path = results.join(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     }

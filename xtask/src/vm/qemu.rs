@@ -14,8 +14,6 @@ use crate::process;
 
 /// Enough for two meshes, their applications and the files they write.
 const MEMORY_MIB: u32 = 2048;
-/// As many as the machines that CI has.
-const PROCESSORS: u32 = 2;
 
 /// A kernel that hangs shall panic, and one that panics shall end. Emulation is slow: limits are generous.
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 mitigations=off panic=-1 oops=panic softlockup_panic=1 hung_task_panic=1 \
@@ -28,6 +26,8 @@ pub(super) enum Accelerator {
     Kvm,
     /// QEMU, in software.
     Tcg,
+    /// QEMU, one processor whose clock advances by a nanosecond an instruction, and jumps to the next event when it idles.
+    TcgCounting,
 }
 
 impl Accelerator {
@@ -36,13 +36,20 @@ impl Accelerator {
         match self {
             Self::Kvm => 2,
             Self::Tcg => 8,
+            // Waiting for a disk takes any time by such a clock.
+            Self::TcgCounting => 1000,
         }
     }
 
-    fn arguments(self) -> [&'static str; 4] {
+    /// With as many processors as the machines that CI has, unless instructions are counted.
+    fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Kvm => &["-accel", "kvm", "-cpu", "host", "-smp", "2"],
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"],
+            // `rep movsb` counts as one instruction however much it moves: without it, copying has its price.
+            Self::TcgCounting => {
+                &["-accel", "tcg", "-cpu", "max,-erms,-fsrm", "-smp", "1", "-icount", "shift=0,sleep=off"]
+            }
         }
     }
 }
@@ -52,6 +59,7 @@ impl fmt::Display for Accelerator {
         f.pad(match self {
             Self::Kvm => "KVM",
             Self::Tcg => "TCG (software emulation)",
+            Self::TcgCounting => "TCG, counting instructions",
         })
     }
 }
@@ -97,7 +105,7 @@ impl Machine<'_> {
         // The kernel ends QEMU with the thread that started it, however that ends: Ctrl-C, a kill, a panic.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-M", "q35"]).args(self.accelerator.arguments());
-        command.args(["-smp", &PROCESSORS.to_string(), "-m", &MEMORY_MIB.to_string(), "-no-reboot"]);
+        command.args(["-m", &MEMORY_MIB.to_string(), "-no-reboot"]);
         command.args(["-nic", "none", "-display", "none", "-monitor", "none", "-serial", "stdio"]);
         command.arg("-kernel").arg(self.image).arg("-initrd").arg(self.initramfs);
         command.args(["-append", &format!("{COMMAND_LINE} {}", self.parameters)]);
@@ -154,7 +162,7 @@ mod tests {
     #[test]
     fn the_console_is_kept_and_its_faults_are_noted() {
         let path = std::env::temp_dir().join(format!("hauberk-console-{}", std::process::id()));
-        let text: &[u8] = b"hauberk: tests begin\n[ 1.0] Kernel panic - not syncing\xff\nlast";
+        let text: &[u8] = b"hauberk: programs begin\n[ 1.0] Kernel panic - not syncing\xff\nlast";
         let life = watch(text, fs::File::create(&path).unwrap()).unwrap();
         let kept = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Process 1 of the guest from then on: runs the test programs one after the other and writes down how each ended.
+# Process 1 of the guest from then on: runs the programs one after the other and writes down how each ended.
 cd /results || exit 1
 . ./environment
 fail() { echo "fail $*" >>report; busybox poweroff -f; }
@@ -12,13 +12,13 @@ ip link set lo up || fail no loopback
 ulimit -n 4096
 # Nothing loads the processor's AES by itself on 6.1; kernel TLS is loaded so that a missing module shows here.
 modprobe -a aesni-intel tls || fail modprobe
-echo "hauberk: tests begin, up $(cut -d' ' -f1 /proc/uptime) s"
+echo "hauberk: programs begin, up $(cut -d' ' -f1 /proc/uptime) s"
 
-while IFS='	' read -r name program directory ignored; do
+while IFS='	' read -r name program directory arguments; do
     echo "begin $name" >>report
     began=$(cut -d. -f1 /proc/uptime)
     # Unquoted: one argument a word.
-    (cd "$directory" && exec "$program" --test-threads=1 --exact $SKIPS $ignored) >"$name.out" 2>&1 </dev/null
+    (cd "$directory" && exec "$program" $arguments) >"$name.out" 2>&1 </dev/null
     code=$?
     seconds=$(($(cut -d. -f1 /proc/uptime) - began))
     echo "end $name $code $seconds" >>report
