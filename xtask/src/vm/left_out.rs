@@ -8,7 +8,7 @@ const TOO_BIG: &str = "too big for emulation; with --long, or named with --test,
 const NO_KERNEL: &str = "nothing in it depends on the kernel; with --long, or named with --test, it runs";
 
 /// A file of tests, and why it is left out of an everyday run.
-pub(super) const FILES: [(&str, &str); 8] = [
+pub(super) const FILES: [(&str, &str); 9] = [
     ("apps", TOO_BIG),
     ("bounds", TOO_BIG),
     ("clients", TOO_BIG),
@@ -17,6 +17,7 @@ pub(super) const FILES: [(&str, &str); 8] = [
     ("identity", NO_KERNEL),
     ("join", NO_KERNEL),
     ("ports", TOO_BIG),
+    ("revocation", NO_KERNEL),
 ];
 
 /// Whether an everyday run has this file of tests.
