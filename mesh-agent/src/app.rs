@@ -17,7 +17,7 @@ use crate::identity::SvidManager;
 use crate::identity::ca::CaFileError;
 use crate::model::budget::Budget;
 use crate::model::kernel::{KernelDefect, defects_of, parse_version};
-use crate::model::mesh::{CipherSuite, DataPathMode};
+use crate::model::mesh::CipherSuite;
 use crate::model::spiffe::SpiffeIdError;
 use crate::model::workload::NodeName;
 use crate::pod::{Enrolled, PodManager, Readiness};
@@ -198,9 +198,9 @@ async fn serve_until_signal(
 /// Asks the kernel, unless the configuration wants nothing of it, and says what came out.
 fn choose_data_paths(state: &MeshState) -> Result<DataPaths, DataPathError> {
     let settings = &state.mesh().tls;
-    let probed = probe();
-    let why = probed.as_ref().err().map(ToString::to_string);
-    let paths = DataPaths::new(settings, probed)?;
+    let mut why = None;
+    let asked = || probe().inspect_err(|error| why = Some(error.to_string()));
+    let paths = DataPaths::new(settings, asked)?;
     match paths.kernel() {
         Some(kernel) => {
             let ciphers: Vec<_> = kernel.ciphers.iter().map(|cipher| cipher.name()).collect();
@@ -212,7 +212,6 @@ fn choose_data_paths(state: &MeshState) -> Result<DataPaths, DataPathError> {
             );
         }
         None => {
-            let why = why.filter(|_| settings.data_path == DataPathMode::Auto);
             tracing::info!(datapath = "userspace", why, "TLS records are protected in user space");
         }
     }

@@ -103,9 +103,3 @@ pub enum IssueError {
     #[error("ask the issuer")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
-
-/// Names a certificate: its SHA-256 in lower-case hexadecimal.
-pub fn fingerprint(der: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}

@@ -22,7 +22,7 @@ use super::{IssueError, IssuedChain, Issuer};
 use crate::model::mesh::SvidSettings;
 use crate::model::revocation::Serial;
 use crate::model::spiffe::{SpiffeId, TrustDomain};
-use crate::model::svid::{Trust, TrustBundle};
+use crate::model::svid::{Trust, TrustBundle, fingerprint};
 
 mod files;
 
@@ -173,7 +173,7 @@ impl LocalCa {
             }
             None => std::mem::take(&mut certificates),
         };
-        let signer = super::fingerprint(&signing);
+        let signer = fingerprint(&signing);
         let trust = Trust { bundle: Arc::new(TrustBundle { trust_domain, roots }), signer };
         let mut ca = Self {
             issuer: rcgen::Issuer::from_ca_cert_der(&signing, key).map_err(CaError::Create)?,

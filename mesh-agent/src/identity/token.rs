@@ -12,10 +12,11 @@ use rustls_pki_types::CertificateDer;
 use webpki::EndEntityCert;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::LocalCa;
 use super::bundle::BundleError;
 use super::key::random;
-use super::{LocalCa, fingerprint};
 use crate::model::spiffe::{SpiffeId, SpiffeIdError};
+use crate::model::svid::fingerprint;
 
 /// Begins the text and what is signed: a certificate begins with another byte.
 const PREFIX: &str = "hauberk-join-1";

@@ -63,3 +63,9 @@ pub struct Trust {
     /// Names the key that signs now: another name means that SVIDs are to be issued anew. Empty: not known yet.
     pub signer: String,
 }
+
+/// Names a certificate or a public key: its SHA-256 in lower-case hexadecimal.
+pub fn fingerprint(der: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}

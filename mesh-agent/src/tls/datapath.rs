@@ -3,8 +3,6 @@
 //! What this kernel can do was asked once, at start ([`super::probe`]). Before a handshake nothing is lost by going on in
 //! user space; once keys are on their way to the kernel, a failure ends the connection.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use rustls::{ExtractedSecrets, SupportedCipherSuite};
 
 use super::error::SessionError;
@@ -37,18 +35,19 @@ pub struct DataPaths {
     /// `None`: user space.
     kernel: Option<KernelSupport>,
     rekey_after: Option<u64>,
-    /// Sockets that the kernel's TLS could not be put on.
-    refused: AtomicU64,
 }
 
 impl DataPaths {
-    /// For these settings on a kernel that was probed.
-    pub fn new(settings: &TlsSettings, probed: Result<KernelSupport, ProbeError>) -> Result<Self, DataPathError> {
+    /// For these settings on the kernel that `probe` asks; it isn't asked if nothing is wanted of it.
+    pub fn new(
+        settings: &TlsSettings,
+        probe: impl FnOnce() -> Result<KernelSupport, ProbeError>,
+    ) -> Result<Self, DataPathError> {
         let (only_kernel, kernel) = match settings.data_path {
             DataPathMode::Userspace => (false, None),
-            DataPathMode::Auto => (false, probed.ok().filter(|support| !support.ciphers.is_empty())),
+            DataPathMode::Auto => (false, probe().ok().filter(|support| !support.ciphers.is_empty())),
             DataPathMode::Kernel => {
-                let support = probed.map_err(DataPathError::NoKernelTls)?;
+                let support = probe().map_err(DataPathError::NoKernelTls)?;
                 let lacking = settings.cipher_suites.iter().find(|cipher| !support.ciphers.contains(cipher));
                 if let Some(cipher) = lacking {
                     return Err(DataPathError::NoCipher { cipher: *cipher });
@@ -56,12 +55,12 @@ impl DataPaths {
                 (true, Some(support))
             }
         };
-        Ok(Self { only_kernel, kernel, rekey_after: settings.rekey_after, refused: AtomicU64::new(0) })
+        Ok(Self { only_kernel, kernel, rekey_after: settings.rekey_after })
     }
 
     /// User space alone.
     pub fn userspace() -> Self {
-        Self { only_kernel: false, kernel: None, rekey_after: None, refused: AtomicU64::new(0) }
+        Self { only_kernel: false, kernel: None, rekey_after: None }
     }
 
     /// What the kernel carries; `None` if nothing.
@@ -80,11 +79,6 @@ impl DataPaths {
         settings
     }
 
-    /// How many sockets the kernel's TLS could not be put on since the start.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
     /// Prepares a connected socket, before the handshake: later the peer may already have gone (KERNEL.md §2). Says
     /// whether the kernel can take over.
     pub(super) fn attach(&self, stream: &impl Transport) -> Result<bool, SessionError> {
@@ -95,7 +89,6 @@ impl DataPaths {
             Err(error) => {
                 // The module was unloaded, or the connection is over and the handshake will say so.
                 tracing::debug!(%error, "kernel TLS is not to be had: this connection stays in user space");
-                self.refused.fetch_add(1, Ordering::Relaxed);
                 Ok(false)
             }
         }

@@ -21,7 +21,7 @@ use super::ALPN;
 use super::datapath::DataPaths;
 use super::layer::Transport;
 use super::session::TlsStream;
-use super::verify::{check_dates, leaf_identity, leaf_serial};
+use super::verify::{check_dates, leaf_identity_and_serial};
 use crate::model::connection::TlsInfo;
 use crate::model::mesh::{CipherSuite, KeyExchange};
 use crate::model::revocation::Serial;
@@ -82,8 +82,7 @@ async fn run<S: Transport, E: Endpoint>(
     }
     let chain = connection.common().peer_certificates().unwrap_or_default();
     let leaf = chain.first().ok_or_else(no_certificate)?;
-    let peer = leaf_identity(leaf).map_err(HandshakeError::Peer)?;
-    let serial = leaf_serial(leaf).map_err(HandshakeError::Peer)?;
+    let (peer, serial) = leaf_identity_and_serial(leaf).map_err(HandshakeError::Peer)?;
     let resumed = connection.common().handshake_kind() == Some(HandshakeKind::Resumed);
     if resumed {
         // No verifier has run. The roots are those of then, or this configuration would be another; the time is not.

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
@@ -19,7 +18,7 @@ use super::config::{certified_key, provider, verifier};
 use super::verify::{Accepted, PeerError, SpiffeVerifier, leaf_identity};
 use crate::model::mesh::TlsSettings;
 use crate::model::spiffe::{SpiffeId, TrustDomain};
-use crate::model::svid::{TrustBundle, X509Svid};
+use crate::model::svid::{TrustBundle, X509Svid, fingerprint};
 
 /// The ALPN protocol of the signing API.
 pub const ISSUER_ALPN: &[u8] = b"hauberk-issuer/1";
@@ -119,10 +118,8 @@ struct PinnedVerifier {
 
 impl PinnedVerifier {
     fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
-        let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
-        let found = digest::digest(&digest::SHA256, parsed.public_key().raw);
-        let found: String = found.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        found == self.pin
+        let parsed = X509Certificate::from_der(certificate);
+        parsed.is_ok_and(|(_, parsed)| fingerprint(parsed.public_key().raw) == self.pin)
     }
 }
 

@@ -7,6 +7,7 @@ use rustls::{ConnectionTrafficSecrets, Error};
 use zeroize::Zeroizing;
 
 use crate::model::mesh::CipherSuite;
+use crate::sys::ktls::Way;
 
 /// The key of one direction, and the number of the next record. rustls wipes it.
 pub(super) struct TrafficKeys {
@@ -65,18 +66,12 @@ impl std::fmt::Debug for KeySchedule {
 }
 
 impl KeySchedule {
-    pub(super) fn next_transmit(&mut self) -> Result<TrafficKeys, Error> {
-        let keys = match self {
-            Self::Client(connection) => connection.update_tx_secret(),
-            Self::Server(connection) => connection.update_tx_secret(),
-        };
-        keys.map(TrafficKeys::from)
-    }
-
-    pub(super) fn next_receive(&mut self) -> Result<TrafficKeys, Error> {
-        let keys = match self {
-            Self::Client(connection) => connection.update_rx_secret(),
-            Self::Server(connection) => connection.update_rx_secret(),
+    pub(super) fn next(&mut self, way: Way) -> Result<TrafficKeys, Error> {
+        let keys = match (self, way) {
+            (Self::Client(connection), Way::Transmit) => connection.update_tx_secret(),
+            (Self::Client(connection), Way::Receive) => connection.update_rx_secret(),
+            (Self::Server(connection), Way::Transmit) => connection.update_tx_secret(),
+            (Self::Server(connection), Way::Receive) => connection.update_rx_secret(),
         };
         keys.map(TrafficKeys::from)
     }

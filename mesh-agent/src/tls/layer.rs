@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use super::error::SessionError;
 use super::keys::TrafficKeys;
 use super::record::MAX_PLAINTEXT;
+use crate::sys::ktls::Way;
 pub(super) use kernel::Kernel;
 pub(super) use userspace::Userspace;
 
@@ -100,29 +101,17 @@ impl Layer {
         }
     }
 
-    /// From the next record on, what comes is protected with `keys`.
-    pub(super) fn set_receive_keys(
+    /// From the next record on, `keys` protect what goes this way.
+    pub(super) fn set_keys(
         &mut self,
         stream: &impl Transport,
         suite: SupportedCipherSuite,
+        way: Way,
         keys: TrafficKeys,
     ) -> Result<(), SessionError> {
         match self {
-            Self::Kernel(layer) => layer.set_receive_keys(stream, &keys),
-            Self::Userspace(layer) => layer.set_receive_keys(suite, keys),
-        }
-    }
-
-    /// From the next record on, protects what goes with `keys`.
-    pub(super) fn set_transmit_keys(
-        &mut self,
-        stream: &impl Transport,
-        suite: SupportedCipherSuite,
-        keys: TrafficKeys,
-    ) -> Result<(), SessionError> {
-        match self {
-            Self::Kernel(layer) => layer.set_transmit_keys(stream, &keys),
-            Self::Userspace(layer) => layer.set_transmit_keys(suite, keys),
+            Self::Kernel(_) => Kernel::set_keys(stream, way, &keys),
+            Self::Userspace(layer) => layer.set_keys(suite, way, keys),
         }
     }
 

@@ -19,6 +19,7 @@ use super::layer::{Incoming, Layer, Transport};
 use super::record::{MAX_PLAINTEXT, content};
 use super::usage::{KeyLimit, Usage};
 use crate::model::connection::DataPath;
+use crate::sys::ktls::Way;
 
 /// Something to say beside the data.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -131,14 +132,18 @@ impl<S: Transport> TlsStream<S> {
         if !self.layer.can_rekey() {
             return Err(SessionError::KeyUpdateUnsupported);
         }
-        let keys = self.schedule.next_receive().map_err(SessionError::Tls)?;
-        self.layer.set_receive_keys(&self.stream, self.suite, keys)?;
+        self.renew_keys(Way::Receive)?;
         // Many requests that come before our answer are answered once (RFC 8446 §4.6.3).
         let pending = self.outgoing.iter().any(|outgoing| matches!(outgoing, Outgoing::KeyUpdate { .. }));
         if requested && !pending && !self.closing {
             self.outgoing.push_back(Outgoing::KeyUpdate { request: false });
         }
         Ok(())
+    }
+
+    fn renew_keys(&mut self, way: Way) -> Result<(), SessionError> {
+        let keys = self.schedule.next(way).map_err(SessionError::Tls)?;
+        self.layer.set_keys(&self.stream, self.suite, way, keys)
     }
 
     /// Says what has to be said, in order. Data must wait for it.
@@ -155,8 +160,7 @@ impl<S: Transport> TlsStream<S> {
             ready!(sent)?;
             self.outgoing.pop_front();
             if let Outgoing::KeyUpdate { .. } = outgoing {
-                let keys = self.schedule.next_transmit().map_err(SessionError::Tls)?;
-                self.layer.set_transmit_keys(&self.stream, self.suite, keys)?;
+                self.renew_keys(Way::Transmit)?;
                 self.usage = Usage::default();
             }
         }

@@ -176,7 +176,7 @@ impl SpiffeVerifier {
         if intermediates.len() >= MAX_CERTIFICATES || oversized(leaf) || intermediates.iter().any(oversized) {
             return Err(PeerError::Oversized);
         }
-        let found = identity(leaf)?;
+        let found = leaf_identity(leaf)?;
         if *found.trust_domain() != self.trust_domain {
             return Err(PeerError::TrustDomain(found));
         }
@@ -219,11 +219,6 @@ fn check_issuer(der: &[u8], trust_domain: &TrustDomain) -> Result<(), PeerError>
     if uri_names(&parsed)?.iter().all(|uri| *uri == own) { Ok(()) } else { Err(PeerError::IssuerName) }
 }
 
-/// The workload that a leaf names; says nothing about who signed it.
-pub fn leaf_identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, PeerError> {
-    identity(leaf)
-}
-
 /// Checks that every certificate of a chain is valid at `now`: what time can change of a chain that was once verified.
 pub(super) fn check_dates(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), rustls::Error> {
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
@@ -239,14 +234,19 @@ pub(super) fn check_dates(chain: &[CertificateDer<'_>], now: UnixTime) -> Result
     Ok(())
 }
 
-/// The serial number of a leaf.
-pub fn leaf_serial(leaf: &CertificateDer<'_>) -> Result<Serial, PeerError> {
-    Ok(Serial::from_der(parse(leaf)?.raw_serial()))
+/// The identity in a leaf; says nothing about who signed it.
+pub fn leaf_identity(leaf: &[u8]) -> Result<SpiffeId, PeerError> {
+    identity(&parse(leaf)?)
 }
 
-/// The identity in a leaf, by SPIFFE X509-SVID §5.2.
-fn identity(leaf: &[u8]) -> Result<SpiffeId, PeerError> {
+/// The identity and the serial number in a leaf.
+pub(super) fn leaf_identity_and_serial(leaf: &[u8]) -> Result<(SpiffeId, Serial), PeerError> {
     let parsed = parse(leaf)?;
+    Ok((identity(&parsed)?, Serial::from_der(parsed.raw_serial())))
+}
+
+/// By SPIFFE X509-SVID §5.2.
+fn identity(parsed: &X509Certificate<'_>) -> Result<SpiffeId, PeerError> {
     let constraints = parsed.basic_constraints().map_err(|_unexplained| PeerError::Encoding)?;
     let usage = parsed.key_usage().map_err(|_unexplained| PeerError::Encoding)?.map(|usage| usage.value);
     let signs = usage.is_some_and(|usage| usage.key_cert_sign() || usage.crl_sign());
@@ -256,7 +256,7 @@ fn identity(leaf: &[u8]) -> Result<SpiffeId, PeerError> {
     if !usage.is_some_and(|usage| usage.digital_signature()) {
         return Err(PeerError::KeyUsage);
     }
-    let names = uri_names(&parsed)?;
+    let names = uri_names(parsed)?;
     let [name] = names[..] else { return Err(PeerError::UriNames(names.len())) };
     let id = SpiffeId::parse(name).map_err(PeerError::SpiffeId)?;
     if id.path().is_empty() { Err(PeerError::PathEmpty) } else { Ok(id) }

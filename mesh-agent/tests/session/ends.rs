@@ -50,7 +50,7 @@ impl Path {
             Self::Kernel => DataPathMode::Kernel,
             Self::Userspace => DataPathMode::Userspace,
         };
-        DataPaths::new(&TlsSettings { data_path, ..settings.clone() }, probe()).expect("this kernel has TLS")
+        DataPaths::new(&TlsSettings { data_path, ..settings.clone() }, probe).expect("this kernel has TLS")
     }
 }
 

@@ -1,16 +1,13 @@
 //! Whatever a peer says after the handshake has an outcome of its own, and none is a hang.
 
-use std::io;
-
 use mesh_agent::model::mesh::TlsSettings;
 use mesh_agent::tls::session::TlsStream;
-use mesh_agent::tls::session_reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::ends::{Path, kernel_rekeys};
 use crate::paths;
-use crate::peer::{Peer, as_client, as_server, within};
+use crate::peer::{Peer, as_client, as_server, in_role, name, within};
 
 paths! {
     tickets_are_consumed
@@ -35,10 +32,6 @@ async fn read_all(stream: &mut TlsStream<TcpStream>) -> (Vec<u8>, Result<(), Str
     }
 }
 
-fn name(error: &io::Error) -> String {
-    session_reason(error).map_or_else(|| format!("{:?}", error.kind()), str::to_owned)
-}
-
 fn failed(reason: &str) -> Result<(), String> {
     Err(reason.to_owned())
 }
@@ -46,9 +39,7 @@ fn failed(reason: &str) -> Result<(), String> {
 /// Both roles: a server's peer and a client's peer say `bytes`, made by `make`, after some data.
 async fn check(path: Path, mut make: impl FnMut(&mut Peer) -> Vec<u8>, expected: &Result<(), String>) {
     for client in [false, true] {
-        let settings = TlsSettings::default();
-        let (mut stream, mut peer) =
-            if client { as_client(path, &settings, 0).await } else { as_server(path, &settings).await };
+        let (mut stream, mut peer) = in_role(client, path).await;
         let mut bytes = peer.seal(b"before");
         bytes.extend(make(&mut peer));
         peer.socket.write_all(&bytes).await.unwrap();
@@ -119,9 +110,7 @@ async fn a_record_that_was_changed_is_refused(path: Path) {
         [record.clone(), record].concat()
     };
     for client in [false, true] {
-        let settings = TlsSettings::default();
-        let (mut stream, mut peer) =
-            if client { as_client(path, &settings, 0).await } else { as_server(path, &settings).await };
+        let (mut stream, mut peer) = in_role(client, path).await;
         let bytes = replay(&mut peer);
         peer.socket.write_all(&bytes).await.unwrap();
         assert_eq!(read_all(&mut stream).await, (b"once".to_vec(), failed("bad_record_mac")));
@@ -143,9 +132,7 @@ async fn a_record_in_plain_is_refused(path: Path) {
 
 async fn a_key_update_is_followed_or_named(path: Path) {
     for client in [false, true] {
-        let settings = TlsSettings::default();
-        let (mut stream, mut peer) =
-            if client { as_client(path, &settings, 0).await } else { as_server(path, &settings).await };
+        let (mut stream, mut peer) = in_role(client, path).await;
         for round in 0..3_u8 {
             peer.tls.refresh_traffic_keys().unwrap();
             let bytes = peer.seal(&[round; 100]);

@@ -1,16 +1,13 @@
 //! A key that has encrypted as much as it may is replaced, or its connection ends and says so; no other way.
 
-use std::io;
-
 use mesh_agent::model::mesh::{CipherSuite, TlsSettings};
 use mesh_agent::tls::session::TlsStream;
-use mesh_agent::tls::session_reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::ends::{Path, kernel_rekeys, only, session};
 use crate::pairings;
-use crate::peer::within;
+use crate::peer::{name, within};
 
 pairings! {
     a_spent_aes_key_is_replaced_or_ends_the_connection
@@ -53,10 +50,6 @@ async fn transfer(
     };
     let (sent, received) = within(async { tokio::join!(sending, receiving) }).await;
     (sent.map_err(|error| name(&error)), received)
-}
-
-fn name(error: &io::Error) -> String {
-    session_reason(error).map_or_else(|| format!("{:?}", error.kind()), str::to_owned)
 }
 
 async fn a_spent_aes_key_is_replaced_or_ends_the_connection(near: Path, far: Path) {

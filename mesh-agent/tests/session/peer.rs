@@ -1,5 +1,6 @@
 //! A peer that can say what no honest agent would: rustls in user space, with its bytes in the test's hands.
 
+use std::io;
 use std::sync::Arc;
 
 use mesh_agent::model::mesh::TlsSettings;
@@ -9,6 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::ends::{Ids, Path, call, serve, sockets, time_limit};
 use mesh_agent::tls::session::TlsStream;
+use mesh_agent::tls::session_reason;
 
 /// The peer's end.
 pub(crate) struct Peer {
@@ -66,7 +68,7 @@ impl Peer {
 
     /// Encrypts `data` without sending it.
     pub(crate) fn seal(&mut self, data: &[u8]) -> Vec<u8> {
-        std::io::Write::write_all(&mut self.tls.writer(), data).unwrap();
+        io::Write::write_all(&mut self.tls.writer(), data).unwrap();
         self.flight()
     }
 
@@ -75,7 +77,7 @@ impl Peer {
         let mut heard = vec![];
         while heard.len() < count {
             let mut chunk = [0; 1024];
-            match std::io::Read::read(&mut self.tls.reader(), &mut chunk) {
+            match io::Read::read(&mut self.tls.reader(), &mut chunk) {
                 Ok(length) if length > 0 => heard.extend_from_slice(&chunk[..length]),
                 _ => assert!(self.read().await, "the peer's stream ended after {heard:?}"),
             }
@@ -109,6 +111,17 @@ pub(crate) async fn as_client(path: Path, settings: &TlsSettings, tickets: usize
     };
     let (session, ()) = tokio::join!(call(near, path, &ids, settings), shaking);
     (session.unwrap().stream, peer)
+}
+
+/// Our end as a client or as a server, with a peer that sends no tickets.
+pub(crate) async fn in_role(client: bool, path: Path) -> (TlsStream<TcpStream>, Peer) {
+    let settings = TlsSettings::default();
+    if client { as_client(path, &settings, 0).await } else { as_server(path, &settings).await }
+}
+
+/// What TLS calls an error, or what the system does.
+pub(crate) fn name(error: &io::Error) -> String {
+    session_reason(error).map_or_else(|| format!("{:?}", error.kind()), str::to_owned)
 }
 
 /// Gives up a test that hangs.

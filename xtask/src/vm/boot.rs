@@ -11,7 +11,7 @@ use super::{
     Place, initramfs,
     kernel::Kernel,
     left_out,
-    qemu::{Accelerator, Machine},
+    qemu::{Accelerator, Life, Machine},
     report::Verdict,
     suite::Suite,
 };
@@ -28,19 +28,27 @@ pub(super) fn accelerator(kernel: &Kernel, place: &Place) -> Result<Accelerator>
         return Ok(Accelerator::Tcg);
     }
     let directory = place.fresh("probe")?;
-    let machine = Machine {
-        image: &kernel.image,
-        initramfs: &initramfs::make(kernel, &directory)?,
-        results: &directory,
-        accelerator: Accelerator::Kvm,
-        parameters: "hauberk_probe=1",
-    };
-    let life = machine.run(&directory.join("console.log"), Instant::now() + PROBE_LIMIT)?;
+    let until = Instant::now() + PROBE_LIMIT;
+    let life = run(kernel, &directory, &directory, Accelerator::Kvm, "hauberk_probe=1", until)?;
     if life.booted && life.ended {
         return Ok(Accelerator::Kvm);
     }
     say("KVM is here but does not boot a kernel");
     Ok(Accelerator::Tcg)
+}
+
+/// Boots `kernel` and sees it to its end; the console and what else belongs to this run are in `directory`.
+pub(super) fn run(
+    kernel: &Kernel,
+    directory: &Path,
+    results: &Path,
+    accelerator: Accelerator,
+    parameters: &str,
+    deadline: Instant,
+) -> Result<Life> {
+    let initramfs = initramfs::make(kernel, directory)?;
+    let machine = Machine { image: &kernel.image, initramfs: &initramfs, results, accelerator, parameters };
+    machine.run(&directory.join("console.log"), deadline)
 }
 
 /// Runs `suite` on `kernel` until `deadline`.
@@ -55,14 +63,7 @@ pub(super) fn run_suite(
     let began = Instant::now();
     let directory = place.fresh(&kernel.series.to_string())?;
     let results = results(&directory, suite, accelerator, long)?;
-    let machine = Machine {
-        image: &kernel.image,
-        initramfs: &initramfs::make(kernel, &directory)?,
-        results: &results,
-        accelerator,
-        parameters: "",
-    };
-    let life = machine.run(&directory.join("console.log"), deadline)?;
+    let life = run(kernel, &directory, &results, accelerator, "", deadline)?;
     let text = |name: &str| {
         fs::read(results.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     };

@@ -7,12 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{
-    Place, Series, boot, initramfs, kernel,
-    kernel::Kernel,
-    qemu::{Accelerator, Machine},
-    wanted,
-};
+use super::{Place, Series, boot, kernel, kernel::Kernel, qemu::Accelerator, wanted};
 use crate::process::say;
 
 /// The name of the program's output.
@@ -35,14 +30,7 @@ fn count_on(kernel: &Kernel, place: &Place, program: &Path, arguments: &[String]
     let accelerator = Accelerator::TcgCounting;
     let programs = boot::line(NAME, program, Path::new("/"), &arguments.join(" "));
     let results = boot::share(&directory, accelerator, Vec::new(), &programs)?;
-    let machine = Machine {
-        image: &kernel.image,
-        initramfs: &initramfs::make(kernel, &directory)?,
-        results: &results,
-        accelerator,
-        parameters: "",
-    };
-    let life = machine.run(&directory.join("console.log"), began + LIMIT)?;
+    let life = boot::run(kernel, &directory, &results, accelerator, "", began + LIMIT)?;
     let text = |name: &str| fs::read_to_string(results.join(name)).with_context(|| format!("read the guest's {name}"));
     let printed = text(&format!("{NAME}.out"))?;
     if !life.ended || !life.faults.is_empty() || !text("report")?.contains(&format!("end {NAME} 0 ")) {

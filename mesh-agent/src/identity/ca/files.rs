@@ -11,9 +11,10 @@ use std::time::SystemTime;
 use zeroize::Zeroizing;
 
 use super::{CaError, CaTexts, LocalCa};
-use crate::identity::{bundle, fingerprint};
+use crate::identity::bundle;
 use crate::model::mesh::{CaFiles, SvidSettings};
 use crate::model::spiffe::TrustDomain;
+use crate::model::svid::fingerprint;
 
 const CERTIFICATE_FILE: &str = "ca.crt";
 const KEY_FILE: &str = "ca.key";

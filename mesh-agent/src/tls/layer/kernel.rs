@@ -78,12 +78,8 @@ impl Kernel {
         }
     }
 
-    pub(super) fn set_receive_keys(&self, stream: &impl Transport, keys: &TrafficKeys) -> Result<(), SessionError> {
-        set(socket(stream)?, Way::Receive, keys)
-    }
-
-    pub(super) fn set_transmit_keys(&self, stream: &impl Transport, keys: &TrafficKeys) -> Result<(), SessionError> {
-        set(socket(stream)?, Way::Transmit, keys)
+    pub(super) fn set_keys(stream: &impl Transport, way: Way, keys: &TrafficKeys) -> Result<(), SessionError> {
+        set(socket(stream)?, way, keys)
     }
 }
 

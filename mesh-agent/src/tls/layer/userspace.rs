@@ -16,6 +16,7 @@ use rustls::{ConnectionTrafficSecrets, ContentType, Error, ProtocolVersion, Supp
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Incoming, gone};
+use crate::sys::ktls::Way;
 use crate::tls::error::SessionError;
 use crate::tls::keys::TrafficKeys;
 use crate::tls::record::{HEADER_BYTES, MAX_BODY, MAX_PLAINTEXT, content, whole};
@@ -60,23 +61,16 @@ impl Userspace {
         Ok(Self { decrypter, encrypter, receive_sequence, transmit_sequence, held, next, unsent, sent })
     }
 
-    pub(super) fn set_receive_keys(
+    pub(super) fn set_keys(
         &mut self,
         suite: SupportedCipherSuite,
+        way: Way,
         keys: TrafficKeys,
     ) -> Result<(), SessionError> {
-        self.receive_sequence = keys.sequence;
-        self.decrypter = decrypter(suite, keys)?;
-        Ok(())
-    }
-
-    pub(super) fn set_transmit_keys(
-        &mut self,
-        suite: SupportedCipherSuite,
-        keys: TrafficKeys,
-    ) -> Result<(), SessionError> {
-        self.transmit_sequence = keys.sequence;
-        self.encrypter = encrypter(suite, keys)?;
+        match way {
+            Way::Transmit => (self.transmit_sequence, self.encrypter) = (keys.sequence, encrypter(suite, keys)?),
+            Way::Receive => (self.receive_sequence, self.decrypter) = (keys.sequence, decrypter(suite, keys)?),
+        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use socket2::SockRef;
 
 use super::Outcome;
-use super::serve::{Ask, PIECE_BYTES, check_pattern, receive_pattern, send_pattern};
+use super::serve::{Ask, PIECE_BYTES, both_ways, check_pattern, send_pattern};
 use crate::app::ANSWER;
 use crate::app::act::{pattern_piece, pause};
 use crate::stage::MARKER;
@@ -154,13 +154,7 @@ fn exchange(mut stream: &TcpStream, round: u64) -> IoResult<()> {
     let count = vary(round, MAX_EXCHANGED);
     stream.write_all(&[Ask::Exchange as u8])?;
     stream.write_all(&count.to_be_bytes())?;
-    let sender = stream.try_clone()?;
-    let sending = std::thread::spawn(move || {
-        send_pattern(&sender, count)?;
-        sender.shutdown(Shutdown::Write)
-    });
-    let received = receive_pattern(stream);
-    let sent = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let (received, sent) = both_ways(stream, count)?;
     // The kernel tells of a reset once, whoever asks first: to the other thread it looks like an end.
     let received = received?;
     sent?;

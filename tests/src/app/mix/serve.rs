@@ -92,17 +92,22 @@ fn exchange(mut stream: &TcpStream) -> IoResult<()> {
     let mut count = [0; 8];
     stream.read_exact(&mut count)?;
     let count = u64::from_be_bytes(count);
+    let (received, sent) = both_ways(stream, count)?;
+    if received? != count {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    sent
+}
+
+/// Sends `count` bytes of the pattern and an end while it receives to the end: how many bytes came, and how sending went.
+pub(super) fn both_ways(stream: &TcpStream, count: u64) -> IoResult<(IoResult<u64>, IoResult<()>)> {
     let sender = stream.try_clone()?;
     let sending = std::thread::spawn(move || {
         send_pattern(&sender, count)?;
         sender.shutdown(Shutdown::Write)
     });
     let received = receive_pattern(stream);
-    let sent = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    if received? != count {
-        return Err(ErrorKind::InvalidData.into());
-    }
-    sent
+    Ok((received, sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))))
 }
 
 /// Sends the first `count` bytes of the pattern.
