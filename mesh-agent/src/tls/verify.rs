@@ -176,11 +176,12 @@ impl SpiffeVerifier {
         if intermediates.len() >= MAX_CERTIFICATES || oversized(leaf) || intermediates.iter().any(oversized) {
             return Err(PeerError::Oversized);
         }
-        let found = leaf_identity(leaf)?;
+        let found = identity(&parse(leaf)?)?;
         if *found.trust_domain() != self.trust_domain {
             return Err(PeerError::TrustDomain(found));
         }
         let parsed = EndEntityCert::try_from(leaf).map_err(PeerError::Chain)?;
+        check_name(&parsed, &found)?;
         let path = parsed
             .verify_for_usage(self.algorithms.all, &self.anchors, intermediates, now, usage, None, None)
             .map_err(PeerError::Chain)?;
@@ -236,7 +237,16 @@ pub(super) fn check_dates(chain: &[CertificateDer<'_>], now: UnixTime) -> Result
 
 /// The identity in a leaf; says nothing about who signed it.
 pub fn leaf_identity(leaf: &[u8]) -> Result<SpiffeId, PeerError> {
-    identity(&parse(leaf)?)
+    let found = identity(&parse(leaf)?)?;
+    check_name(&EndEntityCert::try_from(&CertificateDer::from(leaf)).map_err(PeerError::Chain)?, &found)?;
+    Ok(found)
+}
+
+/// webpki judges the same bytes with a parser of its own: it must not see another name in them (a URI whose tag says
+/// that it is made of parts, for one).
+fn check_name(leaf: &EndEntityCert<'_>, found: &SpiffeId) -> Result<(), PeerError> {
+    let found = found.to_string();
+    if leaf.valid_uri_names().eq([found.as_str()]) { Ok(()) } else { Err(PeerError::Encoding) }
 }
 
 /// The identity and the serial number in a leaf.
