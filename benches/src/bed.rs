@@ -38,10 +38,14 @@ pub(crate) enum Mode {
     Direct,
     /// Our agents with the default settings: post-quantum key exchange.
     Mesh,
-    /// Our agents with X25519 alone, as haproxy has it.
+    /// Our agents with the default settings, except that no session is resumed.
+    MeshFull,
+    /// Our agents with X25519 alone and full handshakes, as haproxy has it.
     MeshX25519,
-    /// A pair of haproxy with mutual TLS.
+    /// A pair of haproxy with mutual TLS and full handshakes.
     Haproxy,
+    /// A pair of haproxy that resumes sessions.
+    HaproxyResumed,
     /// Our agents, records protected in user space.
     Userspace(Cipher),
     /// Our agents, records protected by the kernel.
@@ -91,7 +95,8 @@ impl Cipher {
 
 impl Mode {
     /// Those that are timed, in the order of the table.
-    pub(crate) const ALL: [Self; 4] = [Self::Direct, Self::Mesh, Self::MeshX25519, Self::Haproxy];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Direct, Self::Mesh, Self::MeshFull, Self::MeshX25519, Self::Haproxy, Self::HaproxyResumed];
 
     /// Those whose instructions are counted, in the order of the table.
     pub(crate) const COUNTED: [Self; 8] = [
@@ -105,13 +110,20 @@ impl Mode {
         Self::Relays(Relays::SpliceBoth),
     ];
 
+    /// Whether `task` is worth measuring here: sessions that are resumed, or aren't, differ in how they begin only.
+    pub(crate) const fn takes(self, task: Task) -> bool {
+        matches!(task, Task::Connect(_)) || !matches!(self, Self::MeshFull | Self::HaproxyResumed)
+    }
+
     /// The name that reports show.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Mesh => "mesh",
+            Self::MeshFull => "mesh-full",
             Self::MeshX25519 => "mesh-x25519",
             Self::Haproxy => "haproxy",
+            Self::HaproxyResumed => "haproxy-resumed",
             Self::Userspace(Cipher::Aes) => "userspace-aes",
             Self::Kernel(Cipher::Aes) => "kernel-aes",
             Self::Userspace(Cipher::Chacha) => "userspace-chacha",
@@ -126,9 +138,10 @@ impl Mode {
     fn tls(self) -> Option<String> {
         let fields = |path: &str, cipher: Cipher| format!("dataPath: {path}, cipherSuites: [{}]", cipher.name());
         match self {
-            Self::Direct | Self::Haproxy | Self::Relays(_) => None,
+            Self::Direct | Self::Haproxy | Self::HaproxyResumed | Self::Relays(_) => None,
             Self::Mesh => Some(String::new()),
-            Self::MeshX25519 => Some("keyExchange: [x25519]".to_owned()),
+            Self::MeshFull => Some("sessionResumption: Disabled".to_owned()),
+            Self::MeshX25519 => Some("keyExchange: [x25519], sessionResumption: Disabled".to_owned()),
             Self::Userspace(cipher) => Some(fields("Userspace", cipher)),
             Self::Kernel(cipher) => Some(fields("Kernel", cipher)),
         }
@@ -137,11 +150,14 @@ impl Mode {
     /// What an access line must say of a connection; nothing without a mesh.
     fn access(self) -> Vec<(&'static str, &'static str)> {
         let carried = |path, cipher: Cipher| vec![("datapath", path), ("tls.cipher", cipher.name())];
-        let negotiated = |group| vec![("tls.key_exchange", group), ("tls.cipher", Cipher::Aes.name())];
+        let negotiated = |group, resumed| {
+            vec![("tls.key_exchange", group), ("tls.cipher", Cipher::Aes.name()), ("tls.resumed", resumed)]
+        };
         match self {
-            Self::Direct | Self::Haproxy | Self::Relays(_) => Vec::new(),
-            Self::Mesh => negotiated("X25519MLKEM768"),
-            Self::MeshX25519 => negotiated("x25519"),
+            Self::Direct | Self::Haproxy | Self::HaproxyResumed | Self::Relays(_) => Vec::new(),
+            Self::Mesh => negotiated("X25519MLKEM768", "true"),
+            Self::MeshFull => negotiated("X25519MLKEM768", "false"),
+            Self::MeshX25519 => negotiated("x25519", "false"),
             Self::Userspace(cipher) => carried("userspace", cipher),
             Self::Kernel(cipher) => carried("kernel", cipher),
         }
@@ -207,11 +223,11 @@ impl Bed {
         let carrier = match tls {
             Some(fields) => Carrier::Mesh(Mesh::setup(&world, agent, MtlsMode::Strict).tls(&fields).start()?),
             None => match mode {
-                Mode::Haproxy => {
+                Mode::Haproxy | Mode::HaproxyResumed => {
                     let Some(Carrier::Mesh(mesh)) = issuer.map(|bed| &bed.carrier) else {
                         anyhow::bail!("haproxy needs a mesh to get its certificates from")
                     };
-                    let pair = haproxy::start(&world, mesh, to)?;
+                    let pair = haproxy::start(&world, mesh, to, mode == Mode::HaproxyResumed)?;
                     to = haproxy::entrance(&world);
                     Carrier::Pair(pair)
                 }
@@ -223,15 +239,25 @@ impl Bed {
                 _ => Carrier::Nobody,
             },
         };
-        let bed = Self { mode, carrier, load: load.to_owned(), to, _server: server, world };
+        let mut bed = Self { mode, carrier, load: load.to_owned(), to, _server: server, world };
         bed.prove()?;
         Ok(bed)
     }
 
     /// Makes a connection, and fails unless it was the mode's: numbers of something else are worth nothing.
-    fn prove(&self) -> Result<()> {
+    fn prove(&mut self) -> Result<()> {
         self.measure(Task::Connect(1), 0.05)?;
-        let Carrier::Mesh(mesh) = &self.carrier else { return Ok(()) };
+        let mesh = match &mut self.carrier {
+            Carrier::Mesh(mesh) => mesh,
+            Carrier::Pair(pair) => {
+                return match self.mode {
+                    Mode::Haproxy => haproxy::prove(pair, false),
+                    Mode::HaproxyResumed => haproxy::prove(pair, true),
+                    _ => Ok(()),
+                };
+            }
+            Carrier::Nobody => return Ok(()),
+        };
         let expected = [self.mode.access(), vec![("outcome", "ok")]].concat();
         for node in self.world.nodes() {
             mesh.agent(node.name()).wait_access(&expected)?;

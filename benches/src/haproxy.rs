@@ -1,5 +1,5 @@
 //! The peer that we are measured against: one haproxy a node, mutual TLS 1.3 between them, a full handshake for every
-//! connection, the cipher that our agents prefer, and a line in the log for every connection, as our agents write one.
+//! connection or resumed sessions, the cipher that our agents prefer, and a line in the log for every connection, as our agents write one.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -17,16 +17,24 @@ const ENTRANCE: u16 = 8000;
 /// Where the second node's haproxy takes TLS.
 const TUNNEL: u16 = 8443;
 
-/// Without sessions nothing is resumed. OpenSSL 3.0 offers X25519 by itself.
-const GLOBAL: &str = "global\n  maxconn 8000\n  log stdout format raw local0\n  tune.ssl.cachesize 0\n\
-    defaults\n  mode tcp\n  log global\n  option tcplog\n  maxconn 8000\n\
+/// OpenSSL 3.0 offers X25519 by itself.
+const GLOBAL: &str = "global\n  maxconn 8000\n  log stdout format raw local0\n\
+    defaults\n  mode tcp\n  log global\n  maxconn 8000\n\
     \x20 timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n";
+
+/// Before 0 or 1, in the second node's log.
+const RESUMED: &str = "resumed=";
+
+/// The fields of haproxy's own format for TCP.
+const LOG: &str = "%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq";
 
 /// What both ends of the TLS connection are told.
 const TLS: &str = "verify required ssl-min-ver TLSv1.3 ciphersuites TLS_AES_256_GCM_SHA384";
 
 /// Starts the pair on both nodes; `server` is where the second one delivers. `mesh` issues their certificates.
-pub(crate) fn start(world: &World, mesh: &Mesh, server: SocketAddr) -> Result<[Process; 2]> {
+pub(crate) fn start(world: &World, mesh: &Mesh, server: SocketAddr, resumes: bool) -> Result<[Process; 2]> {
+    // A session is resumed by a ticket of the server's that the client keeps.
+    let (tickets, reuse) = if resumes { ("", "") } else { ("no-tls-tickets", "no-ssl-reuse") };
     let [first, second] = world.nodes() else { bail!("a world has two nodes") };
     let mut svids = Vec::new();
     for node in [first, second] {
@@ -35,17 +43,24 @@ pub(crate) fn start(world: &World, mesh: &Mesh, server: SocketAddr) -> Result<[P
     }
     let tunnel = SocketAddr::new(second.address(), TUNNEL);
     let far = format!(
-        "listen tunnel\n  bind {tunnel} ssl curves X25519 no-tls-tickets {}\n  server app {server}\n",
+        "listen tunnel\n  log-format \"{LOG} {RESUMED}%[ssl_fc_is_resumed]\"\n  bind {tunnel} ssl curves X25519 {tickets} {}\n  server app {server}\n",
         credentials(&svids[1])
     );
     let near = format!(
-        "listen entrance\n  bind {}\n  server tunnel {tunnel} ssl no-ssl-reuse {}\n",
+        "listen entrance\n  log-format \"{LOG}\"\n  bind {}\n  server tunnel {tunnel} ssl {reuse} {}\n",
         entrance(world),
         credentials(&svids[0])
     );
     let far = run(world, second, &far, tunnel)?;
     let near = run(world, first, &near, entrance(world))?;
     Ok([near, far])
+}
+
+/// Waits for a connection whose session was resumed, or was not.
+pub(crate) fn prove(pair: &mut [Process; 2], resumes: bool) -> Result<()> {
+    let says = format!("{RESUMED}{}", u8::from(resumes));
+    pair[1].wait_line("haproxy's line of a connection", |line| line.ends_with(&says))?;
+    Ok(())
 }
 
 /// What clients connect to.

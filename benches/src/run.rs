@@ -48,7 +48,8 @@ pub fn run(agent: &Path, load: &Path, options: &BenchOptions) -> Result<ExitCode
     }
     let mut report = Report::default();
     let mut memory = Report::default();
-    for bed in beds.iter().filter(|_| options.only.is_empty()) {
+    // Resumed or not, a session weighs the same.
+    for bed in beds.iter().filter(|bed| options.only.is_empty() && bed.mode.takes(Task::Request(1))) {
         tell(&format!("memory of {}", bed.mode))?;
         weigh(bed, &mut memory).with_context(|| format!("memory of {}", bed.mode))?;
     }
@@ -58,6 +59,9 @@ pub fn run(agent: &Path, load: &Path, options: &BenchOptions) -> Result<ExitCode
             // Another mode begins each time: none is always the one after the most busy.
             for index in 0..beds.len() {
                 let bed = &beds[(index + round) % beds.len()];
+                if !bed.mode.takes(task) {
+                    continue;
+                }
                 measure(bed, task, options.seconds, &mut report)?;
             }
         }

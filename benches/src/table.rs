@@ -4,8 +4,13 @@ use crate::bed::Mode;
 use crate::report::Report;
 
 /// The comparisons that the table shows.
-const RATIOS: [(Mode, Mode); 3] =
-    [(Mode::Mesh, Mode::Direct), (Mode::Mesh, Mode::Haproxy), (Mode::MeshX25519, Mode::Haproxy)];
+const RATIOS: [(Mode, Mode); 5] = [
+    (Mode::Mesh, Mode::Direct),
+    (Mode::Mesh, Mode::Haproxy),
+    (Mode::Mesh, Mode::HaproxyResumed),
+    (Mode::Mesh, Mode::MeshFull),
+    (Mode::MeshX25519, Mode::Haproxy),
+];
 
 /// The table, as text that is also Markdown.
 pub(crate) fn render(report: &Report) -> String {
@@ -69,6 +74,6 @@ mod tests {
         let text = render(&report);
         let row = text.lines().nth(2).unwrap();
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        assert_eq!(cells, ["", "rate", "1/s", "2000", "1000", "", "", "0.50", "", "", ""]);
+        assert_eq!(cells, ["", "rate", "1/s", "2000", "1000", "", "", "", "", "0.50", "", "", "", "", ""]);
     }
 }

@@ -74,6 +74,9 @@ pub enum CaCommand {
     Serve(CaServeArgs),
     /// Print a join token: what lets the agent of one node join, once.
     Token(CaTokenArgs),
+    /// Print a Revocation of everything that a node got from this CA's service: the certificates that are still good, and
+    /// the node's own identity. What the same workloads have on other nodes stays good.
+    RevokeNode(CaRevokeNodeArgs),
     /// Replace the root of a CA's directory, in three steps, without a gap.
     Rotate(CaRotateArgs),
 }
@@ -155,6 +158,20 @@ pub struct CaTokenArgs {
     /// Seconds until the token ends.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub lifetime: u64,
+}
+
+/// For `ca revoke-node`.
+#[derive(Args, Debug)]
+pub struct CaRevokeNodeArgs {
+    /// Directory of the CA, with the journal.
+    #[arg(long, env = "HAUBERK_CA", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Name of the trust domain.
+    #[arg(long)]
+    pub trust_domain: String,
+    /// The node.
+    #[arg(long)]
+    pub node: String,
 }
 
 /// For `ca rotate`.

@@ -68,6 +68,10 @@ fn run_ca(command: CaCommand) -> anyhow::Result<()> {
             let token = JoinToken::issue(&issuer.ca(), &args.node, Duration::from_secs(args.lifetime), now)?;
             print(&format!("{token}\n"))?;
         }
+        CaCommand::RevokeNode(args) => {
+            let trust_domain = trust_domain(&args.trust_domain)?;
+            print(&authority::revoke_node(&args.dir, &trust_domain, &args.node, now)?)?;
+        }
         CaCommand::Bundle(args) => print_bundle(&args, trust_domain(&args.trust_domain)?)?,
         CaCommand::Rotate(args) => {
             let directory = CaDirectory { path: &args.dir, trust_domain: &trust_domain(&args.trust_domain)? };

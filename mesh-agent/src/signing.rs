@@ -5,7 +5,7 @@
 
 pub mod client;
 mod exchange;
-mod journal;
+pub mod journal;
 pub mod server;
 mod service;
 mod wire;

@@ -123,6 +123,11 @@ impl Authority {
         self.tool(&["rotate", step, "--min-age", "0"]).map(drop)
     }
 
+    /// A Revocation document of all that `node` got.
+    pub fn revocation_of(&self, node: &str) -> Result<String> {
+        self.tool(&["revoke-node", "--node", node])
+    }
+
     fn tool(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.place.command(&self.binary);
         command.arg("ca").args(arguments).args(["--trust-domain", TRUST_DOMAIN, "--dir"]).arg(&self.directory);

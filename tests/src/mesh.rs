@@ -309,8 +309,13 @@ impl Mesh {
     /// Writes a document of this kind and name into the configuration of `node`, whether or not it is right.
     pub fn write_document(&self, node: &str, kind: &str, name: &str, spec: &str) -> Result<()> {
         let head = format!("apiVersion: mesh.hauberk.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\n");
-        std::fs::write(self.config(node).join(format!("{name}.yaml")), format!("{head}spec: {spec}\n"))?;
-        Ok(())
+        self.write_file(node, &format!("{name}.yaml"), format!("{head}spec: {spec}\n").as_bytes())
+    }
+
+    /// Writes a file into the configuration of `node`.
+    pub fn write_file(&self, node: &str, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.config(node).join(name);
+        std::fs::write(&path, content).with_context(|| format!("write {}", path.display()))
     }
 
     /// Removes what [`Mesh::write_document`] wrote.

@@ -105,6 +105,30 @@ fn no_secret_is_left_in_a_file_or_a_log_and_the_issuer_cannot_be_dumped() -> Res
     Ok(())
 }
 
+#[test]
+#[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
+fn what_a_node_got_is_revoked_as_a_whole_and_nothing_else() -> Result<()> {
+    let world = stage::world()?;
+    let _server = world.pod("server").serve(PORT)?;
+    let mesh = Mesh::setup(&world, &agent_bin()?, Mode::Strict).issuer(IssuerKind::Remote).start()?;
+    let to = world.address("server", Family::V4, PORT);
+    claims::answer_is_right(&world.pod("client").call(to, MARKER)?)?;
+    let document = mesh.authority().revocation_of("a")?;
+    let serials: Vec<_> = document.lines().filter_map(|line| line.strip_prefix("    - ")).collect();
+    let journal: Vec<serde_json::Value> =
+        mesh.authority().journal()?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let (of_a, others): (Vec<_>, Vec<_>) = journal.iter().partition(|entry| entry["node"] == "a");
+    let is_listed =
+        |entry: &&serde_json::Value| serials.contains(&&*format!("'{}'", entry["serial"].as_str().unwrap()));
+    ensure!(of_a.len() > 1 && of_a.iter().all(is_listed) && !others.iter().any(is_listed), "{document}");
+    mesh.write_file("b", "lost.yaml", document.as_bytes())?;
+    wait_until(LIMIT, "the client of node a is refused", || {
+        Ok(claims::is_refused(&world.pod("client").call(to, MARKER)?).is_ok().then_some(()))
+    })?;
+    mesh.agent("b").wait_access(&[("outcome", "denied"), ("reason", "revoked")])?;
+    Ok(())
+}
+
 fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory)? {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +11,9 @@ use super::RunError;
 use crate::args::CaServeArgs;
 use crate::identity::EmbeddedIssuer;
 use crate::model::mesh::CaFiles;
+use crate::model::spiffe::{SpiffeId, TrustDomain};
+use crate::model::workload::NodeName;
+use crate::signing::journal;
 use crate::signing::server::SigningServer;
 use crate::sources::file;
 
@@ -36,6 +39,24 @@ pub async fn serve(args: CaServeArgs) -> Result<(), RunError> {
     }
     tracing::info!("the signing API has ended");
     Ok(())
+}
+
+/// A Revocation document of all that `node` got from the service of the CA in `directory`.
+pub fn revoke_node(
+    directory: &Path,
+    trust_domain: &TrustDomain,
+    node: &str,
+    now: SystemTime,
+) -> Result<String, RunError> {
+    let id = SpiffeId::of_node(trust_domain, node);
+    let id = id.map_err(|source| RunError::NodeName { node: NodeName::new(node), source })?;
+    let serials = journal::issued_to(&directory.join(JOURNAL_FILE), node, now)?;
+    let serials: String = serials.iter().map(|serial| format!("    - '{serial}'\n")).collect();
+    let serials = if serials.is_empty() { String::new() } else { format!("  serials:\n{serials}") };
+    Ok(format!(
+        "apiVersion: mesh.hauberk.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: node-{node}}}\nspec:\n  \
+         spiffeIds: [{id}]\n{serials}"
+    ))
 }
 
 /// Reads the documents again and again. Those with a mistake change nothing, and are reported once.

@@ -3,7 +3,7 @@
 //! Exactly one Mesh; no object, address, network namespace or cgroup twice; no workload outside
 //! the mesh's ranges, and no revocation of another trust domain's identity.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use super::error::ConfigError;
 use super::object::Object;
 use super::workload::Draft;
 use super::{ConfigErrors, MeshConfig};
-use crate::model::mesh::Mesh;
+use crate::model::mesh::{IssuerSource, Mesh};
 use crate::model::revocation::Revocation;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
@@ -119,10 +119,11 @@ impl Assembly {
             let reason = "no Mesh object in the configuration, exactly one is needed".to_owned();
             self.errors.push(ConfigError { file: None, document: None, object: None, field: String::new(), reason });
         }
-        let mut workloads = Vec::with_capacity(self.workloads.len());
+        let (mut workloads, mut nodes) = (Vec::with_capacity(self.workloads.len()), BTreeSet::new());
         if let Some(mesh) = &self.mesh_settings {
             for (place, draft) in self.workloads {
                 self.errors.extend(outside(mesh, &place, &draft));
+                nodes.insert(draft.node.clone());
                 match draft.finish(&mesh.trust_domain) {
                     Ok(workload) => workloads.push(workload),
                     Err(error) => self.errors.push(place.mistake("spec.serviceAccount", format!("its ID {error}"))),
@@ -132,6 +133,9 @@ impl Assembly {
         if let Some(mesh) = &self.mesh_settings {
             self.errors
                 .extend(self.revocations.values().flat_map(|(place, revocation)| foreign(mesh, place, revocation)));
+        }
+        if let (Some(place), Some(mesh)) = (&self.mesh, &self.mesh_settings) {
+            self.errors.extend(strangers(place, mesh, &nodes));
         }
         let revocations = self.revocations.into_values().map(|(_, revocation)| revocation).collect();
         workloads.sort_by(|one: &Workload, other| one.uid.cmp(&other.uid));
@@ -170,6 +174,16 @@ fn outside(mesh: &Mesh, place: &Place, draft: &Draft) -> Vec<ConfigError> {
             place.mistake(format!("spec.addresses[{index}]"), format!("`{address}` is in none of the Mesh's podRanges"))
         })
         .collect()
+}
+
+/// Nodes whose agents would each make a CA of their own, and trust nobody else's.
+fn strangers(place: &Place, mesh: &Mesh, nodes: &BTreeSet<NodeName>) -> Option<ConfigError> {
+    let is_alone = nodes.len() < 2 || !matches!(mesh.issuer.source, IssuerSource::Own(_));
+    let names = nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
+    let reason = format!(
+        "is for one node, and there are workloads on {names}: use `remote`, or `certificate` and `key` of one CA for all"
+    );
+    (!is_alone).then(|| place.mistake("spec.issuer.embedded.directory", reason))
 }
 
 /// Identities that no peer can have: their author hopes in vain that they are revoked.

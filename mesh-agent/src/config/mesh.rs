@@ -47,12 +47,17 @@ fn mode(node: &Node<'_>) -> Option<MtlsMode> {
 
 fn tls(node: &Node<'_>) -> TlsSettings {
     let mut settings = TlsSettings::default();
-    let Some(fields) = node.object(&["cipherSuites", "keyExchange", "dataPath", "rekeyAfter"]) else { return settings };
+    let Some(fields) = node.object(&["cipherSuites", "keyExchange", "dataPath", "rekeyAfter", "sessionResumption"])
+    else {
+        return settings;
+    };
     let paths =
         [("Auto", DataPathMode::Auto), ("Kernel", DataPathMode::Kernel), ("Userspace", DataPathMode::Userspace)];
     let path = fields.optional("dataPath").and_then(|node| node.parse(value::choice(&paths)));
     settings.data_path = path.unwrap_or_default();
     settings.rekey_after = fields.optional("rekeyAfter").and_then(|node| node.parse(value::bytes(MIN_REKEY_BYTES)));
+    let resumption = value::choice(&[("Enabled", true), ("Disabled", false)]);
+    settings.resumption = fields.optional("sessionResumption").and_then(|node| node.parse(resumption)).unwrap_or(true);
     settings.ciphers_chosen = fields.optional("cipherSuites").is_some();
     let suites = CipherSuite::ALL.map(|suite| (suite.name(), suite));
     let groups = KeyExchange::ALL.map(|group| (group.name(), group));
@@ -91,7 +96,7 @@ fn issuer(node: &Node<'_>) -> Option<IssuerSettings> {
     let known = ["embedded", "remote", "svidLifetime", "allowShortLifetimes", "clockSkew", "refresh"];
     let fields = node.object(&known)?;
     let source = match (fields.optional("embedded"), fields.optional("remote")) {
-        (Some(embedded), None) => this_ca(&embedded).map(IssuerSource::Embedded),
+        (Some(embedded), None) => this_ca(&embedded),
         (None, Some(remote)) => signing_service(&remote),
         _ => {
             node.refuse("needs exactly one of `embedded` and `remote`");
@@ -110,12 +115,18 @@ fn issuer(node: &Node<'_>) -> Option<IssuerSettings> {
     Some(IssuerSettings { source: source?, svid: SvidSettings { lifetime, clock_skew }, refresh })
 }
 
-fn this_ca(node: &Node<'_>) -> Option<CaFiles> {
-    let fields = node.object(&["certificate", "key", "bundle"])?;
+fn this_ca(node: &Node<'_>) -> Option<IssuerSource> {
+    let fields = node.object(&["certificate", "key", "bundle", "directory"])?;
+    if let Some(directory) = fields.optional("directory") {
+        if ["certificate", "key", "bundle"].iter().any(|name| fields.optional(name).is_some()) {
+            node.refuse("needs either `directory`, or `certificate` and `key`");
+        }
+        return directory.parse(value::path).map(IssuerSource::Own);
+    }
     let certificate = fields.required("certificate").and_then(|node| node.parse(value::path));
     let key = fields.required("key").and_then(|node| node.parse(value::path));
     let bundle = fields.optional("bundle").and_then(|node| node.parse(value::path));
-    Some(CaFiles { certificate: certificate?, key: key?, bundle })
+    Some(IssuerSource::Embedded(CaFiles { certificate: certificate?, key: key?, bundle }))
 }
 
 fn signing_service(node: &Node<'_>) -> Option<IssuerSource> {

@@ -111,7 +111,7 @@ spec:
   trustDomain: cluster.local
   mtls: {mode: PERMISSIVE, plaintextDetection: 50ms}
   podRanges: [10.0.0.0/8, 'fd00::/8']
-  tls: {cipherSuites: [TLS_CHACHA20_POLY1305_SHA256], keyExchange: [secp256r1, x25519], dataPath: Kernel, rekeyAfter: 8Mi}
+  tls: {cipherSuites: [TLS_CHACHA20_POLY1305_SHA256], keyExchange: [secp256r1, x25519], dataPath: Kernel, rekeyAfter: 8Mi, sessionResumption: Disabled}
   timeouts: {handshake: 5s, connect: 1m, unknownDestination: 1s500ms, deadPeer: 20s}
   issuer: {embedded: {certificate: /etc/ca.crt, key: /etc/ca.key}}
 ",
@@ -281,6 +281,11 @@ fn mistakes_of_the_mesh() {
             trust_domain,
             &with("tls: {rekeyAfter: 5MB}"),
             "spec.tls.rekeyAfter: `5MB` is not an amount like `64Mi`, `10Gi` or `1Ti`",
+        ),
+        (
+            trust_domain,
+            &with("tls: {sessionResumption: on}"),
+            "spec.tls.sessionResumption: `on` is not one of `Enabled`, `Disabled`",
         ),
         (trust_domain, &with("tls: {rekeyAfter: 1Ki}"), "spec.tls.rekeyAfter: `1Ki` is less than 1048576 bytes"),
         (trust_domain, &with("tls: {keyExchange: []}"), "spec.tls.keyExchange: is empty, expected at least one item"),

@@ -51,6 +51,8 @@ pub struct TlsSettings {
     pub data_path: DataPathMode,
     /// Bytes after which an AES key is replaced; `None`: at the bound of RFC 8446 §5.5.
     pub rekey_after: Option<u64>,
+    /// A later connection may go on with the session of an earlier one: no certificates cross, and no signatures are made.
+    pub resumption: bool,
 }
 
 impl Default for TlsSettings {
@@ -62,6 +64,7 @@ impl Default for TlsSettings {
             key_exchange: KeyExchange::ALL.to_vec(),
             data_path: DataPathMode::default(),
             rekey_after: None,
+            resumption: true,
         }
     }
 }
@@ -174,6 +177,8 @@ pub struct IssuerSettings {
 pub enum IssuerSource {
     /// A CA key that this agent holds.
     Embedded(CaFiles),
+    /// A CA of this agent alone, in this directory; made at the first start.
+    Own(PathBuf),
     /// A signing service: `mesh-agent ca serve`.
     Remote {
         /// `host:port` of the service.

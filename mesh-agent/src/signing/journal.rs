@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::identity::IssuedChain;
+use crate::model::revocation::Serial;
 use crate::model::spiffe::SpiffeId;
 
 /// Why the journal can't be used. Then nothing is issued.
@@ -64,19 +65,8 @@ impl Journal {
         let failed = |source| JournalError::File { path: path.to_owned(), source };
         let mut options = OpenOptions::new();
         let mut file = options.create(true).read(true).append(true).mode(0o600).open(path).map_err(failed)?;
-        let (mut used, mut whole) = (HashSet::new(), 0);
-        let mut reader = BufReader::new(&file);
-        for number in 1.. {
-            let mut line = Vec::new();
-            let read = reader.read_until(b'\n', &mut line).map_err(failed)?;
-            if line.last() != Some(&b'\n') {
-                break;
-            }
-            let entry: Result<Entry, _> = serde_json::from_slice(&line);
-            let entry = entry.map_err(|source| JournalError::Entry { line: number, path: path.to_owned(), source })?;
-            used.extend(entry.token);
-            whole += read as u64;
-        }
+        let mut used = HashSet::new();
+        let whole = each_entry(path, &file, |entry| used.extend(entry.token))?;
         file.set_len(whole).and_then(|()| file.seek(SeekFrom::End(0))).map_err(failed)?;
         Ok(Self { path: path.to_owned(), file, used })
     }
@@ -110,6 +100,37 @@ impl Journal {
     }
 }
 
+/// What is still good of that which a node got: the serial numbers, in the order of issue. The service may be running.
+pub fn issued_to(path: &Path, node: &str, now: SystemTime) -> Result<Vec<Serial>, JournalError> {
+    let file = File::open(path).map_err(|source| JournalError::File { path: path.to_owned(), source })?;
+    let mut serials = Vec::new();
+    each_entry(path, &file, |entry| {
+        // What can't be read is taken as good still.
+        let expired = OffsetDateTime::parse(&entry.not_after, &Rfc3339).is_ok_and(|end| SystemTime::from(end) < now);
+        if entry.node == node && !expired {
+            serials.extend(Serial::parse(&entry.serial));
+        }
+    })?;
+    Ok(serials)
+}
+
+/// Calls `take` with every whole line; says how many bytes they are together.
+fn each_entry(path: &Path, file: &File, mut take: impl FnMut(Entry)) -> Result<u64, JournalError> {
+    let (mut reader, mut whole) = (BufReader::new(file), 0);
+    for number in 1.. {
+        let mut line = Vec::new();
+        let read = reader.read_until(b'\n', &mut line);
+        let read = read.map_err(|source| JournalError::File { path: path.to_owned(), source })?;
+        if line.last() != Some(&b'\n') {
+            break;
+        }
+        let entry = serde_json::from_slice(&line);
+        take(entry.map_err(|source| JournalError::Entry { line: number, path: path.to_owned(), source })?);
+        whole += read as u64;
+    }
+    Ok(whole)
+}
+
 fn moment(time: SystemTime) -> String {
     OffsetDateTime::from(time).format(&Rfc3339).unwrap_or_default()
 }
@@ -117,7 +138,7 @@ fn moment(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::revocation::Serial;
+    use std::time::Duration;
 
     fn issued(serial: &str) -> IssuedChain {
         let now = SystemTime::now();
@@ -147,5 +168,22 @@ mod tests {
         assert!(text.starts_with(&whole) && text.lines().count() == 3, "{text}");
         std::fs::write(&path, format!("nonsense\n{whole}")).unwrap();
         assert!(matches!(Journal::open(&path).err(), Some(JournalError::Entry { line: 1, .. })));
+    }
+
+    #[test]
+    fn what_a_node_got_and_is_still_good_can_be_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/web").unwrap();
+        let mut journal = Journal::open(&path).unwrap();
+        for (node, serial, minutes) in [("a", "01", 1), ("b", "02", 60), ("a", "03", 60), ("a", "04", 60)] {
+            let not_after = issued(serial).not_after + Duration::from_mins(minutes);
+            journal.note(node, &id, &IssuedChain { not_after, ..issued(serial) }, None).unwrap();
+        }
+        let later = SystemTime::now() + Duration::from_mins(30);
+        let serials = issued_to(&path, "a", later).unwrap();
+        assert_eq!(serials, ["3", "4"].map(|serial| Serial::parse(serial).unwrap()));
+        assert_eq!(issued_to(&path, "c", later).unwrap(), []);
+        assert!(matches!(issued_to(&directory.path().join("none"), "a", later), Err(JournalError::File { .. })));
     }
 }

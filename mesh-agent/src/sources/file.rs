@@ -40,6 +40,7 @@ pub fn load(directory: &Path) -> Result<MeshConfig, LoadError> {
         IssuerSource::Embedded(CaFiles { certificate, key, bundle }) => {
             [certificate, key].into_iter().chain(bundle).collect()
         }
+        IssuerSource::Own(directory) => vec![directory],
         IssuerSource::Remote { token_file, .. } => vec![token_file],
     };
     for path in paths {

@@ -72,7 +72,8 @@ pub fn client_config(
         .with_client_cert_resolver(Arc::new(certified_key(svid).map_err(setup)?));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
-    config.resumption = Resumption::in_memory_sessions(MAX_SESSIONS);
+    config.resumption =
+        if settings.resumption { Resumption::in_memory_sessions(MAX_SESSIONS) } else { Resumption::disabled() };
     // The record layer is ours, or the kernel's: it gets the keys.
     config.enable_secret_extraction = true;
     Ok(Arc::new(config))
@@ -92,9 +93,13 @@ pub fn server_config(
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(certified_key(svid).map_err(setup)?));
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // Its keys are this configuration's own, and change every six hours, with overlap.
-    config.ticketer = Ticketer::new().map_err(setup)?;
-    config.send_tls13_tickets = TICKETS;
+    if settings.resumption {
+        // Its keys are this configuration's own, and change every six hours, with overlap.
+        config.ticketer = Ticketer::new().map_err(setup)?;
+        config.send_tls13_tickets = TICKETS;
+    } else {
+        config.send_tls13_tickets = 0;
+    }
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ignore_client_order = settings.server_decides;
     config.enable_secret_extraction = true;

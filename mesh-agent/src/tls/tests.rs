@@ -196,6 +196,18 @@ async fn a_session_is_resumed_between_the_same_two_configurations_alone() {
 }
 
 #[tokio::test]
+async fn nothing_is_resumed_where_one_end_does_not_want_it() {
+    let (ca, off) = (Ca::new(), TlsSettings { resumption: false, ..TlsSettings::default() });
+    let client = Arc::unwrap_or_clone(client_config(&ca.svid(WEB), &ca.bundle(), &id(REDIS), &off).unwrap());
+    let server = Arc::unwrap_or_clone(server_config(&ca.svid(REDIS), &ca.bundle(), &off).unwrap());
+    for (client, server) in [(&client, &redis(&ca)), (&web(&ca), &server)] {
+        for _ in 0..2 {
+            assert_eq!(resumes(client, server).await, Ok(false));
+        }
+    }
+}
+
+#[tokio::test]
 async fn tickets_of_an_address_authenticate_nobody_else_who_gets_it() {
     let ca = Ca::new();
     let (client, server) = (web(&ca), redis(&ca));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{IssuerSettings, IssuerSource, MESH, SvidSettings, accepted, mesh_refused};
+use super::{IssuerSettings, IssuerSource, MESH, SvidSettings, accepted, mesh_refused, refused};
 
 const ISSUER: &str = "issuer: {embedded: {certificate: ca.crt, key: ca.key}}";
 
@@ -26,6 +26,10 @@ fn mistakes_of_the_issuer() {
         ("issuer: {}", "spec.issuer: needs exactly one of `embedded` and `remote`"),
         (both, "spec.issuer: needs exactly one of `embedded` and `remote`"),
         (
+            "issuer: {embedded: {directory: ca, key: b}}",
+            "spec.issuer.embedded: needs either `directory`, or `certificate` and `key`",
+        ),
+        (
             "issuer: {svidLifetime: 800h, embedded: {certificate: a, key: b}}",
             "spec.issuer.svidLifetime: `800h` is not between 1m and 720h",
         ),
@@ -48,4 +52,20 @@ fn short_lifetimes_must_be_asked_for() {
     mesh_refused(ISSUER, short, &["spec.issuer.svidLifetime: `2s` is not between 1m and 720h"]);
     let allowed = short.replace("svidLifetime", "allowShortLifetimes: true, svidLifetime");
     assert_eq!(accepted(&MESH.replace(ISSUER, &allowed)).mesh.issuer.svid.lifetime, Duration::from_secs(2));
+}
+
+#[test]
+fn a_ca_that_an_agent_makes_for_itself_is_for_one_node() {
+    let own = MESH.replace(ISSUER, "issuer: {embedded: {directory: ca}}");
+    let workload = |name: &str, node: &str, address: &str| {
+        format!(
+            "---\napiVersion: mesh.hauberk.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{node: {node}, addresses: [{address}]}}\n"
+        )
+    };
+    let one = format!("{own}{}{}", workload("web", "a", "10.1.0.1"), workload("db", "a", "10.1.0.2"));
+    assert_eq!(accepted(&one).mesh.issuer.source, IssuerSource::Own("ca".into()));
+    let expected = "spec.issuer.embedded.directory: is for one node, and there are workloads on a, b: use `remote`, or \
+                    `certificate` and `key` of one CA for all";
+    refused(&format!("{one}{}", workload("cart", "b", "10.1.0.3")), &[expected]);
 }

@@ -67,6 +67,16 @@ pub fn init_dir(directory: &Path, trust_domain: TrustDomain, now: SystemTime) ->
     write_ca(directory, &ca)
 }
 
+/// Makes a CA in `directory` unless one is there, or part of one: that is somebody's mistake and not ours to mend. Says
+/// whether it made one.
+pub fn ensure_dir(directory: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<bool, CaFileError> {
+    let files = CaFiles::of_directory(directory);
+    if files.certificate.exists() || files.key.exists() {
+        return Ok(false);
+    }
+    init_dir(directory, trust_domain.clone(), now).map(|()| true)
+}
+
 /// Makes a CA below that of `root` and writes `ca.crt`, `ca.key` (mode 0600) and `bundle.pem`, the roots, into
 /// `directory`. The root's key can then go offline.
 pub fn intermediate_dir(

@@ -121,6 +121,18 @@ fn init_overwrites_nothing() {
 }
 
 #[test]
+fn a_ca_is_made_once_and_never_where_half_of_one_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path().join("new");
+    assert!(ensure_dir(&at, &trust_domain(), now()).unwrap());
+    let key = std::fs::read_to_string(at.join("ca.key")).unwrap();
+    assert!(!ensure_dir(&at, &trust_domain(), now()).unwrap());
+    std::fs::remove_file(at.join("ca.crt")).unwrap();
+    assert!(!ensure_dir(&at, &trust_domain(), now()).unwrap());
+    assert_eq!(std::fs::read_to_string(at.join("ca.key")).unwrap(), key);
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let files = CaFiles::of_directory(Path::new("/nonexistent"));
     let error = load_files(&trust_domain(), &files, settings()).err().unwrap();
