@@ -47,8 +47,8 @@ impl Ends {
         let [web, redis] = [manager.svid(&web, now).await, manager.svid(&redis, now).await]
             .map(|svid| Arc::clone(&svid.expect("an SVID").borrow()));
         let bundle = Arc::clone(&manager.trust().borrow().bundle);
-        let client = client_config(&web, &bundle, &redis.id, settings).expect("a client");
-        let server = server_config(&redis, &bundle, settings).expect("a server");
+        let client = client_config(&web, [&*bundle], &redis.id, settings).expect("a client");
+        let server = server_config(&redis, [&*bundle], settings).expect("a server");
         Self { client, server, paths: DataPaths::new(settings, probe).expect("a data path") }
     }
 

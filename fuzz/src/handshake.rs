@@ -38,8 +38,8 @@ fn make() -> Result<Ends, Box<dyn std::error::Error>> {
     let manager = SvidManager::new(Arc::new(LocalCa::create(trust_domain, lifetime, now)?));
     let svid = runtime.block_on(manager.svid(&id, now))?;
     let (svid, bundle) = (Arc::clone(&svid.borrow()), Arc::clone(&manager.trust().borrow().bundle));
-    let client = client_config(&svid, &bundle, &id, &settings)?;
-    Ok(Ends { runtime, client, server: server_config(&svid, &bundle, &settings)? })
+    let client = client_config(&svid, [&*bundle], &id, &settings)?;
+    Ok(Ends { runtime, client, server: server_config(&svid, [&*bundle], &settings)? })
 }
 
 /// Checks `input`: its first byte says whether a server or a client of ours gets the rest.

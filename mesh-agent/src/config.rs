@@ -9,11 +9,13 @@ use walk::Report;
 
 use crate::model::mesh::Mesh;
 use crate::model::revocation::Revocation;
+use crate::model::svid::TrustBundle;
 use crate::model::workload::Workload;
 
 mod assemble;
 mod document;
 mod error;
+mod federation;
 mod mesh;
 mod object;
 mod revocation;
@@ -24,7 +26,7 @@ mod workload;
 use assemble::{Assembly, Place};
 pub use error::{ConfigError, ConfigErrors};
 
-/// One file of YAML documents.
+/// One file of YAML documents, or with a name in `.crl` the revocation lists of CAs in PEM.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SourceFile {
     /// Its name, as errors show it.
@@ -40,6 +42,8 @@ pub struct MeshConfig {
     pub mesh: Mesh,
     /// All workloads, ordered by name.
     pub workloads: Vec<Workload>,
+    /// What vouches for other trust domains, ordered by name.
+    pub federated: Vec<TrustBundle>,
     /// What is revoked, ordered by name.
     pub revocations: Vec<Revocation>,
 }
@@ -48,6 +52,10 @@ pub struct MeshConfig {
 pub fn parse(documents: &[SourceFile]) -> Result<MeshConfig, ConfigErrors> {
     let mut assembly = Assembly::default();
     for file in documents {
+        if file.name.extension().is_some_and(|extension| extension == "crl") {
+            read_crl(&mut assembly, file);
+            continue;
+        }
         for (index, document) in document::split(&file.text).into_iter().enumerate() {
             let place = Place { file: file.name.clone(), document: index + 1, object: None };
             match document {
@@ -57,6 +65,15 @@ pub fn parse(documents: &[SourceFile]) -> Result<MeshConfig, ConfigErrors> {
         }
     }
     assembly.finish()
+}
+
+/// A CA's tool wrote it: there is no document around it.
+fn read_crl(assembly: &mut Assembly, file: &SourceFile) {
+    let place = Place { file: file.name.clone(), document: 1, object: None };
+    match revocation::of_crl_file(&file.name.to_string_lossy(), &file.text) {
+        Ok(revocation) => assembly.add(place, object::Object::Revocation(revocation)),
+        Err(reason) => assembly.refuse([place.mistake("", reason)]),
+    }
 }
 
 fn read(assembly: &mut Assembly, mut place: Place, document: &Value) {

@@ -14,7 +14,6 @@ use crate::model::revocation::Serial;
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::{Trust, X509Svid};
 
-pub mod bundle;
 pub mod ca;
 pub mod embedded;
 pub mod export;

@@ -12,7 +12,8 @@ use mesh_agent::args::{BundleFormat, CaBundleArgs, CaCommand, Cli, Command, Rota
 use mesh_agent::bpf::Kernel;
 use mesh_agent::identity::rotate::CaDirectory;
 use mesh_agent::identity::token::JoinToken;
-use mesh_agent::identity::{EmbeddedIssuer, bundle, ca, export};
+use mesh_agent::identity::{EmbeddedIssuer, ca, export};
+use mesh_agent::model::bundle;
 use mesh_agent::model::mesh::{CaFiles, SvidSettings};
 use mesh_agent::model::spiffe::{SpiffeId, TrustDomain};
 use mesh_agent::telemetry::log;

@@ -4,7 +4,9 @@
 //! logs, or knows how a value came to be.
 
 pub mod budget;
+pub mod bundle;
 pub mod connection;
+pub mod crl;
 pub mod kernel;
 pub mod mesh;
 pub mod revocation;

@@ -9,6 +9,7 @@ mod contexts;
 mod drain;
 mod gate;
 mod inbound;
+mod listed;
 mod listener;
 mod outbound;
 mod relay;

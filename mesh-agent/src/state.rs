@@ -9,9 +9,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::config::MeshConfig;
+use crate::model::crl::Crl;
 use crate::model::mesh::Mesh;
 use crate::model::revocation::Serial;
 use crate::model::spiffe::SpiffeId;
+use crate::model::svid::TrustBundle;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
 
 mod change;
@@ -29,6 +31,7 @@ pub struct MeshState {
     workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
     by_address: HashMap<IpAddr, Arc<Workload>>,
     revoked: Revoked,
+    federated: Arc<[TrustBundle]>,
 }
 
 impl MeshState {
@@ -41,7 +44,7 @@ impl MeshState {
             .values()
             .flat_map(|workload| workload.addresses.iter().map(|address| (*address, Arc::clone(workload))))
             .collect();
-        Self { mesh: config.mesh, workloads, by_address, revoked }
+        Self { mesh: config.mesh, workloads, by_address, revoked, federated: config.federated.into() }
     }
 
     /// The mesh-wide settings.
@@ -62,6 +65,16 @@ impl MeshState {
     /// Whether no certificate with this identity shall be issued any more.
     pub fn revokes_id(&self, id: &SpiffeId) -> bool {
         self.revoked.has_id(id)
+    }
+
+    /// The lists of CAs. Whose signature counts is the reader's to know.
+    pub fn crls(&self) -> &[Crl] {
+        self.revoked.crls()
+    }
+
+    /// What vouches for other trust domains, each for its own.
+    pub fn federated(&self) -> &Arc<[TrustBundle]> {
+        &self.federated
     }
 
     /// The workloads of one node, by name.

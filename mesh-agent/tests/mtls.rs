@@ -23,8 +23,8 @@ async fn svids_of_the_embedded_ca_authenticate_both_ends() {
     let manager = SvidManager::new(Arc::new(LocalCa::create(trust_domain, SvidSettings::default(), now).unwrap()));
     let (web_svid, redis_svid) = (manager.svid(&web, now).await.unwrap(), manager.svid(&redis, now).await.unwrap());
     let (bundle, settings) = (Arc::clone(&manager.trust().borrow().bundle), TlsSettings::default());
-    let client = client_config(&web_svid.borrow(), &bundle, &redis, &settings).unwrap();
-    let server = server_config(&redis_svid.borrow(), &bundle, &settings).unwrap();
+    let client = client_config(&web_svid.borrow(), [&*bundle], &redis, &settings).unwrap();
+    let server = server_config(&redis_svid.borrow(), [&*bundle], &settings).unwrap();
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, paths) = (listener.local_addr().unwrap(), DataPaths::userspace());

@@ -106,8 +106,8 @@ async fn an_agent_joins_and_gets_its_workloads_svids_and_no_others() {
     // Good for traffic with whoever trusts the same CA.
     let bundle = Arc::clone(&agent.trust().borrow().bundle);
     let settings = TlsSettings::default();
-    let server = server_config(&web, &bundle, &settings).unwrap();
-    let client = client_config(&web, &bundle, &workload("web"), &settings).unwrap();
+    let server = server_config(&web, [&*bundle], &settings).unwrap();
+    let client = client_config(&web, [&*bundle], &workload("web"), &settings).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, paths) = (listener.local_addr().unwrap(), DataPaths::userspace());
     let (client, server) = tokio::join!(

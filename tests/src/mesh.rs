@@ -13,6 +13,8 @@ use crate::issuer::{Authority, IssuerKind};
 use crate::process::Place;
 use crate::world::{Family, POD_RANGES, Pod, WORKLOAD_NAMESPACE, World};
 
+mod federation;
+
 /// The trust domain of every test.
 pub const TRUST_DOMAIN: &str = "mesh.test";
 
@@ -42,6 +44,8 @@ pub struct Setup<'w> {
     ca: Option<(String, String)>,
     issuer: IssuerKind,
     svids: String,
+    /// Nodes that are not of the trust domain of the others.
+    trust_domains: Vec<(String, String)>,
 }
 
 impl Setup<'_> {
@@ -113,12 +117,15 @@ impl Setup<'_> {
         let place = first.place().clone();
         let mesh = Mesh { agents: Vec::new(), authority, agent_bin: self.agent_bin.clone(), directory, place };
         match &self.ca {
-            None => mesh.tool(&["ca", "init", "--trust-domain", TRUST_DOMAIN, "--dir"], &mesh.directory)?,
+            None => mesh.make_ca(&mesh.directory)?,
             Some((certificate, key)) => {
                 std::fs::create_dir_all(&mesh.directory)?;
                 std::fs::write(mesh.directory.join("ca.crt"), certificate)?;
                 std::fs::write(mesh.directory.join("ca.key"), key)?;
             }
+        }
+        for (node, trust_domain) in &self.trust_domains {
+            mesh.tool(&["ca", "init", "--trust-domain", trust_domain, "--dir"], &self.ca_directory(&mesh, node))?;
         }
         self.start_agents(mesh)
     }
@@ -153,11 +160,12 @@ impl Setup<'_> {
             let document = self.workload_document(node, pod)?;
             std::fs::write(config.join(format!("{}.yaml", pod.name())), document)?;
         }
+        self.write_federated(mesh, node)?;
         Ok(config)
     }
 
     fn mesh_document(&self, node: &str, mesh: &Mesh) -> String {
-        let file = |name| mesh.directory.join(name).display().to_string();
+        let file = |name| self.ca_directory(mesh, node).join(name).display().to_string();
         let issuer = match self.issuer {
             IssuerKind::Embedded => {
                 format!("embedded: {{certificate: {}, key: {}}}", file("ca.crt"), file("ca.key"))
@@ -177,12 +185,13 @@ impl Setup<'_> {
              kind: Mesh\n\
              metadata:\n  name: default\n\
              spec:\n  \
-               trustDomain: {TRUST_DOMAIN}\n  \
+               trustDomain: {}\n  \
                mtls:\n    mode: {mode}\n  \
                timeouts: {{{}}}\n  \
                podRanges: [\"{}\"]\n  \
                tls: {{{}}}\n  \
                issuer: {{{} {issuer}}}\n",
+            self.trust_domain(node),
             self.timeouts,
             POD_RANGES.join("\", \""),
             tls.join(", "),
@@ -209,6 +218,9 @@ impl Setup<'_> {
             pod.netns.path().display(),
             pod.cgroup.display(),
         );
+        if self.trust_domain(pod.node()) != TRUST_DOMAIN || self.trust_domain(node) != TRUST_DOMAIN {
+            writeln!(text, "  trustDomain: {}", self.trust_domain(pod.node()))?;
+        }
         let exclude = pod.exclude();
         writeln!(
             text,
@@ -257,6 +269,7 @@ impl Mesh {
             ca: None,
             issuer: IssuerKind::Embedded,
             svids: String::new(),
+            trust_domains: Vec::new(),
         }
     }
 
@@ -318,9 +331,9 @@ impl Mesh {
         std::fs::write(&path, content).with_context(|| format!("write {}", path.display()))
     }
 
-    /// Removes what [`Mesh::write_document`] wrote.
-    pub fn remove_document(&self, node: &str, name: &str) -> Result<()> {
-        Ok(std::fs::remove_file(self.config(node).join(format!("{name}.yaml")))?)
+    /// Removes a file that was written into the configuration of `node`.
+    pub fn remove_file(&self, node: &str, name: &str) -> Result<()> {
+        Ok(std::fs::remove_file(self.config(node).join(name))?)
     }
 
     /// All agents.

@@ -1,5 +1,6 @@
 //! Identities end on live connections, and configuration changes under a running agent.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,6 +22,11 @@ fn call(world: &World) -> Result<mesh_tests::app::Called> {
     world.pod("client").call(world.address("server", Family::V4, PORT), MARKER)
 }
 
+fn document(spec: &str) -> Vec<u8> {
+    format!("apiVersion: mesh.hauberk.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: lost}}\nspec: {spec}\n")
+        .into_bytes()
+}
+
 /// A transfer that never ends by itself, under way.
 fn bulk(world: &World) -> Result<(Script, Script)> {
     let server = world.pod("server").act_serve(BULK_PORT, &["drain"])?;
@@ -31,22 +37,35 @@ fn bulk(world: &World) -> Result<(Script, Script)> {
 }
 
 /// Only `node` hears of the revocation, so what happens is this end's own doing.
-fn revoked_on(tls: &str, (node, direction): (&str, &str), revoke: impl Fn(&Mesh) -> Result<String>) -> Result<()> {
+fn revoked_on(
+    tls: &str,
+    (node, direction): (&str, &str),
+    revoke: impl Fn(&World, &Mesh) -> Result<Vec<u8>>,
+) -> Result<()> {
+    revoked_by_file("lost.yaml", tls, (node, direction), revoke)
+}
+
+fn revoked_by_file(
+    file: &str,
+    tls: &str,
+    (node, direction): (&str, &str),
+    revoke: impl Fn(&World, &Mesh) -> Result<Vec<u8>>,
+) -> Result<()> {
     let world = World::standard()?;
     let _server = world.pod("server").serve(PORT)?;
     let mesh = Mesh::setup(&world, &agent_bin()?, Mode::Strict).tls(tls).start()?;
     claims::answer_is_right(&call(&world)?)?;
-    let spec = revoke(&mesh)?;
+    let content = revoke(&world, &mesh)?;
     let (client, server) = bulk(&world)?;
     // Leaves a ticket behind, so that the attempt below is a resumption.
     claims::answer_is_right(&call(&world)?)?;
     let began = Instant::now();
-    mesh.write_document(node, "Revocation", "lost", &spec)?;
+    mesh.write_file(node, file, &content)?;
     for heard in [client.wait("send", 2)?, server.wait("drain", 1)?] {
-        ensure!(heard.end.as_deref() == Some("ConnectionReset"), "{spec}: {heard:?}");
+        ensure!(heard.end.as_deref() == Some("ConnectionReset"), "{file}: {heard:?}");
     }
     let took = began.elapsed();
-    ensure!(took < scale::longer(BOUND), "{spec}: after {took:?}");
+    ensure!(took < scale::longer(BOUND), "{file}: after {took:?}");
     let agent = mesh.agent(node);
     agent.wait_access(&[("direction", direction), ("outcome", "failed"), ("reason", "revoked")])?;
     let called = call(&world)?;
@@ -60,7 +79,7 @@ fn revoked_on(tls: &str, (node, direction): (&str, &str), revoke: impl Fn(&Mesh)
     ])?;
     agent.wait_log("an audit record", |line| line.contains("\"audit\"") && line.contains("\"revoked\""))?;
     ensure!(agent.metric("mesh_connections_closed_total", &[("reason", "revoked")])? >= 2.0);
-    mesh.remove_document(node, "lost")?;
+    mesh.remove_file(node, file)?;
     wait_until(LIMIT, "what is not revoked any more is served", || {
         Ok(claims::answer_is_right(&call(&world)?).is_ok().then_some(()))
     })
@@ -69,28 +88,67 @@ fn revoked_on(tls: &str, (node, direction): (&str, &str), revoke: impl Fn(&Mesh)
 #[test]
 #[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
 fn the_clients_node_resets_what_goes_to_a_revoked_identity() -> Result<()> {
-    revoked_on("", ("a", "outbound"), |_| Ok(format!("{{spiffeIds: ['{}']}}", spiffe_id("server"))))
+    revoked_on("", ("a", "outbound"), |_, _| Ok(document(&format!("{{spiffeIds: ['{}']}}", spiffe_id("server")))))
 }
 
 #[test]
 #[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
 fn the_servers_node_resets_what_comes_with_a_revoked_certificate() -> Result<()> {
-    revoked_on("", ("b", "inbound"), |mesh| {
+    revoked_on("", ("b", "inbound"), |_, mesh| {
         let line = mesh.agent("b").wait_access(&[("direction", "inbound"), ("outcome", "ok")])?;
-        Ok(format!("{{serials: ['{}']}}", line.field("peer.serial")))
+        Ok(document(&format!("{{serials: ['{}']}}", line.field("peer.serial"))))
     })
 }
 
 #[test]
 #[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
 fn a_node_resets_what_its_own_revoked_workload_has() -> Result<()> {
-    revoked_on("dataPath: Userspace", ("a", "outbound"), |_| Ok(format!("{{spiffeIds: ['{}']}}", spiffe_id("client"))))
+    revoked_on("dataPath: Userspace", ("a", "outbound"), |_, _| {
+        Ok(document(&format!("{{spiffeIds: ['{}']}}", spiffe_id("client"))))
+    })
 }
 
 #[test]
 #[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
 fn the_servers_node_resets_what_comes_from_a_revoked_node() -> Result<()> {
-    revoked_on("dataPath: Userspace", ("b", "inbound"), |_| Ok("{nodes: [a]}".to_owned()))
+    revoked_on("dataPath: Userspace", ("b", "inbound"), |_, _| Ok(document("{nodes: [a]}")))
+}
+
+/// A list of the certificate with this serial number, as an operator makes it: with openssl and the CA's files.
+fn list_of(world: &World, ca: &Path, serial: &str) -> Result<Vec<u8>> {
+    let work = world.directory().join(format!("crl-{serial}"));
+    std::fs::create_dir_all(&work)?;
+    let even = if serial.len() % 2 == 0 { serial.to_uppercase() } else { format!("0{}", serial.to_uppercase()) };
+    std::fs::write(work.join("index"), format!("R\t400101000000Z\t260101000000Z\t{even}\tunknown\t/CN=lost\n"))?;
+    std::fs::write(
+        work.join("config"),
+        format!(
+            "[ca]\ndefault_ca=lists\n[lists]\ndatabase={}/index\ndefault_md=sha256\ndefault_crl_days=1\n",
+            work.display()
+        ),
+    )?;
+    let mut command = world.node("a").place().command("openssl");
+    command.args(["ca", "-gencrl", "-config"]).arg(work.join("config"));
+    command.arg("-cert").arg(ca.join("ca.crt")).arg("-keyfile").arg(ca.join("ca.key"));
+    Ok(world.node("a").place().run(&mut command)?.success().context("openssl ca -gencrl")?.into_bytes())
+}
+
+#[test]
+#[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
+fn a_list_of_the_ca_resets_what_it_lists_and_a_strangers_list_nothing() -> Result<()> {
+    revoked_by_file("lists.crl", "", ("b", "inbound"), |world, mesh| {
+        let line = mesh.agent("b").wait_access(&[("direction", "inbound"), ("outcome", "ok")])?;
+        let serial = line.field("peer.serial");
+        let stranger = world.directory().join("stranger");
+        mesh.make_ca(&stranger)?;
+        mesh.write_file("b", "lists.crl", &list_of(world, &stranger, &serial)?)?;
+        wait_until(LIMIT, "the stranger's list has been seen", || {
+            claims::answer_is_right(&call(world)?)?;
+            let log = std::fs::read_to_string(mesh.agent("b").log())?;
+            Ok(log.contains("no trusted CA has signed").then_some(()))
+        })?;
+        list_of(world, mesh.authority().directory(), &serial)
+    })
 }
 
 #[test]

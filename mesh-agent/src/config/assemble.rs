@@ -1,7 +1,7 @@
 //! Puts objects together into one configuration and finds the mistakes that no object shows alone.
 //!
 //! Exactly one Mesh; no object, address, network namespace or cgroup twice; no workload outside
-//! the mesh's ranges, and no revocation of another trust domain's identity.
+//! the mesh's ranges, and no identity of a trust domain that nobody vouches for.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -13,7 +13,8 @@ use super::workload::Draft;
 use super::{ConfigErrors, MeshConfig};
 use crate::model::mesh::{IssuerSource, Mesh};
 use crate::model::revocation::Revocation;
-use crate::model::spiffe::SpiffeId;
+use crate::model::spiffe::{SpiffeId, TrustDomain};
+use crate::model::svid::TrustBundle;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
 
 /// Where an object was read.
@@ -58,6 +59,7 @@ pub(super) struct Assembly {
     places: HashMap<WorkloadUid, Place>,
     owners: HashMap<Claim, (WorkloadUid, Place)>,
     revocations: BTreeMap<String, (Place, Revocation)>,
+    federated: BTreeMap<TrustDomain, (Place, TrustBundle)>,
 }
 
 impl Assembly {
@@ -80,12 +82,21 @@ impl Assembly {
     /// Takes an object that is right in itself.
     pub(super) fn add(&mut self, place: Place, object: Object) {
         match object {
+            Object::Federated(bundle) => self.add_federated(place, bundle),
             Object::Mesh(mesh) => {
                 self.mesh_settings.get_or_insert(mesh);
             }
             Object::Revocation(revocation) => self.add_revocation(place, revocation),
             Object::Workload(draft) => self.add_workload(place, draft),
         }
+    }
+
+    fn add_federated(&mut self, place: Place, bundle: TrustBundle) {
+        if let Some((first, _)) = self.federated.get(&bundle.trust_domain) {
+            self.errors.push(place.mistake("spec.trustDomain", format!("is already in {}", first.short())));
+            return;
+        }
+        self.federated.insert(bundle.trust_domain.clone(), (place, bundle));
     }
 
     fn add_revocation(&mut self, place: Place, revocation: Revocation) {
@@ -124,23 +135,35 @@ impl Assembly {
             for (place, draft) in self.workloads {
                 self.errors.extend(outside(mesh, &place, &draft));
                 nodes.insert(draft.node.clone());
-                match draft.finish(&mesh.trust_domain) {
+                let trust_domain = draft.trust_domain.clone().unwrap_or_else(|| mesh.trust_domain.clone());
+                if trust_domain != mesh.trust_domain && !self.federated.contains_key(&trust_domain) {
+                    let reason = format!("`{trust_domain}` is neither the Mesh's nor that of a FederatedTrustDomain");
+                    self.errors.push(place.mistake("spec.trustDomain", reason));
+                }
+                match draft.finish(&trust_domain) {
                     Ok(workload) => workloads.push(workload),
                     Err(error) => self.errors.push(place.mistake("spec.serviceAccount", format!("its ID {error}"))),
                 }
             }
         }
         if let Some(mesh) = &self.mesh_settings {
+            let known = |trust_domain: &TrustDomain| {
+                *trust_domain == mesh.trust_domain || self.federated.contains_key(trust_domain)
+            };
             self.errors
-                .extend(self.revocations.values().flat_map(|(place, revocation)| foreign(mesh, place, revocation)));
+                .extend(self.revocations.values().flat_map(|(place, revocation)| foreign(known, place, revocation)));
+            self.errors.extend(self.federated.get(&mesh.trust_domain).map(|(place, _)| {
+                place.mistake("spec.trustDomain", "is the Mesh's own: its roots come from its issuer")
+            }));
         }
         if let (Some(place), Some(mesh)) = (&self.mesh, &self.mesh_settings) {
             self.errors.extend(strangers(place, mesh, &nodes));
         }
+        let federated = self.federated.into_values().map(|(_, bundle)| bundle).collect();
         let revocations = self.revocations.into_values().map(|(_, revocation)| revocation).collect();
         workloads.sort_by(|one: &Workload, other| one.uid.cmp(&other.uid));
         match self.mesh_settings {
-            Some(mesh) if self.errors.is_empty() => Ok(MeshConfig { mesh, workloads, revocations }),
+            Some(mesh) if self.errors.is_empty() => Ok(MeshConfig { mesh, workloads, federated, revocations }),
             _ => {
                 self.errors.sort_by_key(|error| (error.file.is_none(), error.file.clone(), error.document));
                 Err(ConfigErrors(self.errors))
@@ -187,13 +210,10 @@ fn strangers(place: &Place, mesh: &Mesh, nodes: &BTreeSet<NodeName>) -> Option<C
 }
 
 /// Identities that no peer can have: their author hopes in vain that they are revoked.
-fn foreign(mesh: &Mesh, place: &Place, revocation: &Revocation) -> Vec<ConfigError> {
-    let found = revocation.spiffe_ids.iter().enumerate().filter(|(_, id)| *id.trust_domain() != mesh.trust_domain);
+fn foreign(known: impl Fn(&TrustDomain) -> bool, place: &Place, revocation: &Revocation) -> Vec<ConfigError> {
+    let found = revocation.spiffe_ids.iter().enumerate().filter(|(_, id)| !known(id.trust_domain()));
     let refuse = |(index, id): (usize, &SpiffeId)| {
-        place.mistake(
-            format!("spec.spiffeIds[{index}]"),
-            format!("`{id}` is not of the trust domain `{}`", mesh.trust_domain),
-        )
+        place.mistake(format!("spec.spiffeIds[{index}]"), format!("`{id}` is of no trust domain that this mesh knows"))
     };
     found.map(refuse).collect()
 }

@@ -6,19 +6,21 @@ use serde_json::Value;
 
 use super::walk::{Fields, Node, Report, closest};
 use super::workload::Draft;
-use super::{mesh, revocation, value, workload};
+use super::{federation, mesh, revocation, value, workload};
 use crate::model::mesh::Mesh;
 use crate::model::revocation::Revocation;
+use crate::model::svid::TrustBundle;
 
 /// The only version so far.
 const API_VERSION: &str = "mesh.hauberk.dev/v1alpha1";
-const KINDS: [&str; 3] = ["Mesh", "Revocation", "Workload"];
+const KINDS: [&str; 4] = ["FederatedTrustDomain", "Mesh", "Revocation", "Workload"];
 /// The only kind whose objects belong to a namespace.
 const NAMESPACED: &str = "Workload";
 
 /// An object that is right in itself.
 #[derive(Debug)]
 pub(super) enum Object {
+    Federated(TrustBundle),
     Mesh(Mesh),
     Revocation(Revocation),
     Workload(Draft),
@@ -43,6 +45,7 @@ pub(super) fn lower(document: &Value, report: &Report) -> Option<Object> {
     // Both are looked at, so that both report.
     let metadata = metadata.unwrap_or(Metadata { name: None, namespace: None });
     match kind {
+        "FederatedTrustDomain" => federation::lower(&spec?).map(Object::Federated),
         "Mesh" => mesh::lower(&spec?).map(Object::Mesh),
         "Revocation" => revocation::lower(&metadata, &spec?).map(Object::Revocation),
         _ => workload::lower(&metadata, &spec?).map(Object::Workload),

@@ -8,6 +8,7 @@ use crate::model::mesh::{
     CaFiles, CipherSuite, IssuerSettings, IssuerSource, KeyExchange, MtlsMode, SvidSettings, Timeouts, TlsSettings,
 };
 
+mod federation;
 mod issuer;
 mod revocation;
 

@@ -19,6 +19,8 @@ pub(super) struct Draft {
     pub(super) addresses: Vec<IpAddr>,
     namespace: String,
     service_account: String,
+    /// `None`: the mesh's.
+    pub(super) trust_domain: Option<TrustDomain>,
     pub(super) node: NodeName,
     pub(super) netns: Option<PathBuf>,
     pub(super) cgroup: Option<PathBuf>,
@@ -42,9 +44,10 @@ impl Draft {
 
 /// Reads `spec`; `None` only if something required is missing or unreadable.
 pub(super) fn lower(metadata: &Metadata, spec: &Node<'_>) -> Option<Draft> {
-    let fields = spec.object(&["node", "serviceAccount", "addresses", "netns", "cgroup", "exclude"])?;
+    let fields = spec.object(&["node", "serviceAccount", "trustDomain", "addresses", "netns", "cgroup", "exclude"])?;
     let node = fields.required("node").and_then(|node| node.parse(value::dns_subdomain));
     let service_account = fields.optional("serviceAccount").and_then(|node| node.parse(value::dns_subdomain));
+    let trust_domain = fields.optional("trustDomain").and_then(|node| node.parse(value::trust_domain));
     let addresses = fields.required("addresses").map(|node| node.some_distinct(|item| item.parse(value::address)));
     let netns = fields.optional("netns").and_then(|node| node.parse(value::absolute_path));
     let cgroup = fields.optional("cgroup").and_then(|node| node.parse(value::absolute_path));
@@ -55,6 +58,7 @@ pub(super) fn lower(metadata: &Metadata, spec: &Node<'_>) -> Option<Draft> {
         addresses: addresses?,
         namespace,
         service_account: service_account.unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned()),
+        trust_domain,
         node: NodeName::new(&node?),
         netns,
         cgroup,

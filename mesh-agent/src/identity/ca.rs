@@ -11,14 +11,13 @@ use rcgen::{Certificate, CertificateParams, SubjectPublicKeyInfo};
 use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use tokio::sync::watch;
 use webpki::{EndEntityCert, KeyUsage};
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::bundle::{self, BundleError};
 use super::issue::{self, Validity};
 use super::key::{SecretKey, random_serial};
 use super::{IssueError, IssuedChain, Issuer};
+use crate::model::bundle::{self, BundleError, UnfitCa, check_ca};
 use crate::model::mesh::SvidSettings;
 use crate::model::revocation::Serial;
 use crate::model::spiffe::{SpiffeId, TrustDomain};
@@ -47,15 +46,9 @@ pub enum CaError {
     /// A certificate is no X.509, or there is none.
     #[error("the CA certificate is not a certificate")]
     Encoding,
-    /// basicConstraints or keyUsage don't let it sign certificates (SPIFFE X509-SVID §4).
-    #[error("the CA certificate is not one of a CA that may sign certificates")]
-    NotACa,
-    /// It limits names in a way that no verifier here can check.
-    #[error("the CA certificate has name constraints, which are not supported")]
-    Constrained,
-    /// It is another trust domain's.
-    #[error("the CA certificate belongs to `{0}`")]
-    TrustDomain(String),
+    /// A certificate or a root is not fit for the trust domain.
+    #[error("the CA certificate {0}")]
+    Unfit(#[from] UnfitCa),
     /// It has a subject that can't be repeated byte by byte in the certificates it issues.
     #[error("the CA certificate has a subject of an unsupported form")]
     Subject,
@@ -157,9 +150,7 @@ impl LocalCa {
         let mut certificates = bundle::from_pem(certificates_pem)?;
         let roots = roots.map(bundle::parse).transpose()?;
         for certificate in certificates.iter().chain(roots.iter().flatten()) {
-            check_ca(&parse(certificate)?, &trust_domain)?;
-            // Handshakes read roots with webpki, which is stricter: what it refuses must not be found out there.
-            webpki::anchor_from_trusted_cert(certificate).map_err(|_unexplained| CaError::Encoding)?;
+            check_ca(certificate, &trust_domain)?;
         }
         let signing = certificates.first().ok_or(CaError::Encoding)?.clone();
         if parse(&signing)?.public_key().raw != key.public_key().as_ref() {
@@ -304,26 +295,6 @@ fn parse<'der>(certificate: &'der CertificateDer<'_>) -> Result<X509Certificate<
     match X509Certificate::from_der(certificate) {
         Ok(([], parsed)) => Ok(parsed),
         _ => Err(CaError::Encoding),
-    }
-}
-
-fn check_ca(root: &X509Certificate<'_>, trust_domain: &TrustDomain) -> Result<(), CaError> {
-    let key_usage = root.key_usage().map_err(|_unexplained| CaError::Encoding)?;
-    if !root.is_ca() || key_usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
-        return Err(CaError::NotACa);
-    }
-    if root.name_constraints().map_err(|_unexplained| CaError::Encoding)?.is_some() {
-        return Err(CaError::Constrained);
-    }
-    let names = root.subject_alternative_name().map_err(|_unexplained| CaError::Encoding)?;
-    let uris = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
-    let own = trust_domain.id().to_string();
-    match uris.into_iter().find(|uri| *uri != own) {
-        Some(foreign) => Err(CaError::TrustDomain(foreign.to_owned())),
-        None => Ok(()),
     }
 }
 

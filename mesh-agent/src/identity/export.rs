@@ -6,7 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::{IssueError, Issuer, SecretKey, bundle};
+use super::{IssueError, Issuer, SecretKey};
+use crate::model::bundle;
 use crate::model::spiffe::SpiffeId;
 
 /// Why no SVID was written.

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::CertificateDer;
 
 use super::LocalCa;
-use super::bundle::{self, BundleError};
 use super::ca::{CaFileError, load_files, read_secret, replace_file, write_new};
+use crate::model::bundle::{self, BundleError};
 use crate::model::mesh::{CaFiles, SvidSettings};
 use crate::model::spiffe::TrustDomain;
 

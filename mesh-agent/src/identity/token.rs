@@ -13,8 +13,8 @@ use webpki::EndEntityCert;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::LocalCa;
-use super::bundle::BundleError;
 use super::key::random;
+use crate::model::bundle::BundleError;
 use crate::model::spiffe::{SpiffeId, SpiffeIdError};
 use crate::model::svid::fingerprint;
 

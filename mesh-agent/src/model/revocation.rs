@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::crl::Crl;
 use super::spiffe::SpiffeId;
 use super::workload::NodeName;
 
@@ -39,6 +40,29 @@ impl fmt::Display for Serial {
     }
 }
 
+/// The name of a CA: the SHA-256 of its distinguished name in DER, for that is compared byte by byte (RFC 5280 §7.1 would
+/// let more be equal; CAs repeat themselves).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct IssuerName([u8; 32]);
+
+impl IssuerName {
+    /// Of the distinguished name `der`.
+    pub fn from_der(der: &[u8]) -> Self {
+        let mut name = [0; 32];
+        name.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der).as_ref());
+        Self(name)
+    }
+}
+
+/// Names one certificate (RFC 5280 §4.1.2.2).
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct CertificateId {
+    /// Who signed it.
+    pub issuer: IssuerName,
+    /// Its number among that CA's.
+    pub serial: Serial,
+}
+
 /// One `Revocation` document. Mesh-wide; at least one of the lists has an item.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Revocation {
@@ -50,6 +74,8 @@ pub struct Revocation {
     pub serials: Vec<Serial>,
     /// Nodes: each stands for its own identity and for that of every workload that is configured there.
     pub nodes: Vec<NodeName>,
+    /// Lists of CAs.
+    pub crls: Vec<Crl>,
 }
 
 #[cfg(test)]

@@ -46,8 +46,8 @@ pub(super) async fn serve(pod: &PodProxy, socket: &TcpStream, summary: &mut Conn
     drop(permit);
     match opened {
         Ok(Opened::Mesh(session)) => {
-            let TlsSession { stream, peer, serial, info } = *session;
-            let tls = summary.tls.insert(Tls { peer, serial, info });
+            let TlsSession { stream, peer, chain, info } = *session;
+            let tls = summary.tls.insert(Tls { peer, chain, info });
             if let Err(end) = Standing::of(pod, tls).admit() {
                 return end;
             }

@@ -11,6 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::contexts::Contexts;
 use super::gate::Gate;
+use super::listed::Listed;
 use super::socket::reset_on_close;
 use super::upstream::SourcePorts;
 use super::{Drain, inbound, outbound};
@@ -41,6 +42,8 @@ pub struct Shared {
     pub budget: Budget,
     /// Who may be unauthenticated.
     pub(super) gate: Gate,
+    /// What CAs list.
+    pub(super) listed: Arc<Listed>,
     /// A permit for each connection of the node.
     seats: Arc<Semaphore>,
 }
@@ -56,7 +59,8 @@ impl Shared {
         budget: Budget,
     ) -> Arc<Self> {
         let (gate, seats) = (Gate::new(budget.unauthenticated), Arc::new(Semaphore::new(budget.node)));
-        Arc::new(Self { store, maps, metrics, trust, data_paths, drain: Drain::default(), budget, gate, seats })
+        let (drain, listed) = (Drain::default(), Arc::default());
+        Arc::new(Self { store, maps, metrics, trust, data_paths, drain, budget, gate, listed, seats })
     }
 }
 
@@ -86,7 +90,7 @@ impl PodProxy {
         svid: watch::Receiver<Arc<X509Svid>>,
     ) -> Arc<Self> {
         let settings = shared.data_paths.prefer(&shared.store.snapshot().mesh().tls);
-        let contexts = Contexts::new(svid, shared.trust.clone(), settings);
+        let contexts = Contexts::new(svid, shared.trust.clone(), shared.store.clone(), settings);
         let (ports, seats) = (SourcePorts::of(&netns), Arc::new(Semaphore::new(shared.budget.pod)));
         let withdrawn = CancellationToken::new();
         Arc::new(Self { shared, workload, number, netns, contexts, ports, seats, withdrawn })

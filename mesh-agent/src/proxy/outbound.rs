@@ -75,7 +75,7 @@ async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummar
         return End::Failed("wrong_identity");
     }
     pod.shared.metrics.handshake(Direction::Outbound, session.info.data_path, began.elapsed());
-    let tls = summary.tls.insert(Tls { peer: session.peer, serial: session.serial, info: session.info });
+    let tls = summary.tls.insert(Tls { peer: session.peer, chain: session.chain, info: session.info });
     if let Err(end) = Standing::of(pod, tls).admit() {
         return end;
     }

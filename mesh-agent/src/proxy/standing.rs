@@ -11,10 +11,11 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::listed::Listed;
 use super::listener::PodProxy;
-use crate::model::revocation::Serial;
+use crate::model::revocation::{CertificateId, Serial};
 use crate::model::spiffe::SpiffeId;
-use crate::model::svid::X509Svid;
+use crate::model::svid::{Trust, X509Svid};
 use crate::store::Store;
 use crate::telemetry::{End, Tls};
 
@@ -25,8 +26,11 @@ const MAX_SLEEP: Duration = Duration::from_mins(1);
 pub(super) struct Standing {
     store: Store,
     svid: watch::Receiver<Arc<X509Svid>>,
+    trust: watch::Receiver<Arc<Trust>>,
+    listed: Arc<Listed>,
     own: (SpiffeId, Serial),
-    peer: (SpiffeId, Serial),
+    peer: SpiffeId,
+    chain: Arc<[CertificateId]>,
 }
 
 impl Standing {
@@ -34,7 +38,9 @@ impl Standing {
     pub(super) fn of(pod: &PodProxy, tls: &Tls) -> Self {
         let svid = pod.contexts.svid();
         let own = (pod.workload.identity.clone(), svid.borrow().serial.clone());
-        Self { store: pod.shared.store.clone(), svid, own, peer: (tls.peer.clone(), tls.serial.clone()) }
+        let (store, trust, listed) =
+            (pod.shared.store.clone(), pod.shared.trust.clone(), Arc::clone(&pod.shared.listed));
+        Self { store, svid, trust, listed, own, peer: tls.peer.clone(), chain: Arc::clone(&tls.chain) }
     }
 
     /// Refuses the session if an end has no standing even now.
@@ -62,15 +68,24 @@ impl Standing {
     }
 
     fn lost(&self, now: SystemTime) -> Option<&'static str> {
-        let state = self.store.snapshot();
-        if [&self.own, &self.peer].into_iter().any(|(id, serial)| state.revokes(id, serial)) {
+        let (state, trust) = (self.store.snapshot(), Arc::clone(&self.trust.borrow()));
+        let (own, own_serial) = &self.own;
+        // CAs' lists are for those who are shown a certificate: the peer's agent looks at ours.
+        if state.revokes(own, own_serial)
+            || state.revokes(&self.peer, self.peer_serial())
+            || self.listed.has(&state, &trust, &self.chain)
+        {
             return Some("revoked");
         }
         (!self.svid.borrow().is_valid_at(now)).then_some("svid_expired")
     }
 
+    fn peer_serial(&self) -> &Serial {
+        &self.chain[0].serial
+    }
+
     fn audited(&self, reason: &'static str) -> &'static str {
-        let ((own, own_serial), (peer, peer_serial)) = (&self.own, &self.peer);
+        let ((own, own_serial), (peer, peer_serial)) = (&self.own, (&self.peer, self.peer_serial()));
         tracing::warn!(
             target: "audit",
             reason,
@@ -95,6 +110,8 @@ async fn renewed(svid: &mut watch::Receiver<Arc<X509Svid>>) {
 mod tests {
     use super::*;
     use crate::config::{SourceFile, parse};
+    use crate::model::revocation::IssuerName;
+    use crate::model::svid::TrustBundle;
     use crate::state::MeshState;
     use crate::store::{Publisher, channel};
     use std::time::UNIX_EPOCH;
@@ -120,8 +137,11 @@ mod tests {
         let (publisher, store) = channel(state(""));
         let (sender, svid) = watch::channel(svid(not_after));
         let end = |id, serial| (SpiffeId::parse(id).unwrap(), Serial::parse(serial).unwrap());
-        let (own, peer) = (end("spiffe://test/web", "aa"), end("spiffe://test/db", "bb"));
-        (Standing { store, svid, own, peer }, publisher, sender)
+        let (own, (peer, serial)) = (end("spiffe://test/web", "aa"), end("spiffe://test/db", "bb"));
+        let chain = Arc::new([CertificateId { issuer: IssuerName::from_der(b""), serial }]);
+        let bundle = Arc::new(TrustBundle { trust_domain: own.0.trust_domain().clone(), roots: Vec::new() });
+        let trust = watch::channel(Arc::new(Trust { bundle, signer: String::new() })).1;
+        (Standing { store, svid, trust, listed: Arc::default(), own, peer, chain }, publisher, sender)
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Reads a configuration from the YAML files of one directory.
+//! Reads a configuration from the YAML files of one directory, and the revocation lists (`*.crl`) beside them.
 //!
 //! Files are taken in the order of their names, subdirectories are not entered. What the files mean is `config`'s
 //! business; only that relative paths in them count from the directory is known here. [`super::watch`] looks for changes.
@@ -33,7 +33,7 @@ pub enum LoadError {
     Invalid(#[from] ConfigErrors),
 }
 
-/// Reads and parses all `*.yaml` and `*.yml` files of `directory`. Relative paths in them count from there.
+/// Reads and parses all `*.yaml`, `*.yml` and `*.crl` files of `directory`. Relative paths in them count from there.
 pub fn load(directory: &Path) -> Result<MeshConfig, LoadError> {
     let mut config = config::parse(&read_all(directory)?)?;
     let paths: Vec<&mut PathBuf> = match &mut config.mesh.issuer.source {
@@ -50,7 +50,7 @@ pub fn load(directory: &Path) -> Result<MeshConfig, LoadError> {
 }
 
 fn read_all(directory: &Path) -> Result<Vec<SourceFile>, LoadError> {
-    let paths = yaml_files(directory).map_err(|source| LoadError::List { path: directory.to_owned(), source })?;
+    let paths = files(directory).map_err(|source| LoadError::List { path: directory.to_owned(), source })?;
     let read = |name: PathBuf| match std::fs::read_to_string(&name) {
         Ok(text) => Ok(SourceFile { name, text }),
         Err(source) => Err(LoadError::Read { path: name, source }),
@@ -59,13 +59,14 @@ fn read_all(directory: &Path) -> Result<Vec<SourceFile>, LoadError> {
 }
 
 /// A hidden file is an editor's or the kubelet's, not a document.
-pub(super) fn yaml_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
-        let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        let is_ours =
+            path.extension().is_some_and(|extension| ["yaml", "yml", "crl"].iter().any(|ours| extension == *ours));
         let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if is_yaml && !is_hidden && path.is_file() {
+        if is_ours && !is_hidden && path.is_file() {
             paths.push(path);
         }
     }
@@ -98,7 +99,7 @@ spec:
         let config = load(at).unwrap();
         let ca = CaFiles { certificate: at.join("ca.crt"), key: PathBuf::from("/elsewhere/ca.key"), bundle: None };
         assert_eq!(config.mesh.issuer.source, IssuerSource::Embedded(ca));
-        assert_eq!(yaml_files(at).unwrap(), [at.join("a.yaml"), at.join("b.yml")]);
+        assert_eq!(files(at).unwrap(), [at.join("a.yaml"), at.join("b.yml")]);
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Looks {
             let times = [seen.mtime(), seen.mtime_nsec(), seen.ctime(), seen.ctime_nsec()];
             Ok((path, [seen.ino(), seen.size()], times))
         };
-        let all = file::yaml_files(directory).and_then(|paths| paths.into_iter().map(look).collect::<io::Result<_>>());
+        let all = file::files(directory).and_then(|paths| paths.into_iter().map(look).collect::<io::Result<_>>());
         all.map(Self).unwrap_or_default()
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use crate::config::MeshConfig;
+use crate::model::crl::Crl;
 use crate::model::revocation::Serial;
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::NodeName;
@@ -12,6 +13,7 @@ use crate::model::workload::NodeName;
 pub(super) struct Revoked {
     ids: HashSet<SpiffeId>,
     serials: HashSet<Serial>,
+    crls: Vec<Crl>,
 }
 
 impl Revoked {
@@ -22,12 +24,17 @@ impl Revoked {
         for revocation in &config.revocations {
             revoked.ids.extend(revocation.spiffe_ids.iter().cloned());
             revoked.serials.extend(revocation.serials.iter().cloned());
+            revoked.crls.extend(revocation.crls.iter().cloned());
             let on_them = config.workloads.iter().filter(|workload| revocation.nodes.contains(&workload.node));
             revoked.ids.extend(on_them.map(|workload| workload.identity.clone()));
             let of_node = |node: &NodeName| SpiffeId::of_node(&config.mesh.trust_domain, node.as_str()).ok();
             revoked.ids.extend(revocation.nodes.iter().filter_map(of_node));
         }
         revoked
+    }
+
+    pub(super) fn crls(&self) -> &[Crl] {
+        &self.crls
     }
 
     pub(super) fn has_id(&self, id: &SpiffeId) -> bool {

@@ -1,11 +1,12 @@
 //! Reports one finished connection: the access line and all counters, in one place.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::metrics::{Closed, Metrics};
 use crate::model::connection::TlsInfo;
-use crate::model::revocation::Serial;
+use crate::model::revocation::{CertificateId, Serial};
 use crate::model::spiffe::SpiffeId;
 
 /// Which way a connection goes, seen from the pod.
@@ -43,10 +44,17 @@ pub enum End {
 pub struct Tls {
     /// The authenticated peer.
     pub peer: SpiffeId,
-    /// The serial number of its leaf: what a `Revocation` can name.
-    pub serial: Serial,
+    /// The certificates that it showed, leaf first: what a `Revocation` can name. Never empty.
+    pub chain: Arc<[CertificateId]>,
     /// What was negotiated.
     pub info: TlsInfo,
+}
+
+impl Tls {
+    /// The serial number of its leaf.
+    pub fn serial(&self) -> &Serial {
+        &self.chain[0].serial
+    }
 }
 
 /// What is known of a connection; filled in on its way, reported at its end.
@@ -105,7 +113,7 @@ impl ConnectionSummary {
             src.id = source_id.map(tracing::field::display),
             dst.id = destination_id.map(tracing::field::display),
             peer.id = peer.map(tracing::field::display),
-            peer.serial = self.tls.as_ref().map(|tls| tracing::field::display(&tls.serial)),
+            peer.serial = self.tls.as_ref().map(|tls| tracing::field::display(tls.serial())),
             tls.version = info.map(|info| info.version),
             tls.cipher = info.map(|info| info.cipher.name()),
             tls.key_exchange = info.map(|info| info.key_exchange.name()),

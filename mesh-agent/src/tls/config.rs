@@ -56,15 +56,15 @@ pub enum TlsConfigError {
 }
 
 /// For connections from the workload of `svid` to a peer that must be `expected`.
-pub fn client_config(
+pub fn client_config<'b>(
     svid: &X509Svid,
-    bundle: &TrustBundle,
+    bundles: impl IntoIterator<Item = &'b TrustBundle>,
     expected: &SpiffeId,
     settings: &TlsSettings,
 ) -> Result<Arc<ClientConfig>, TlsConfigError> {
     let setup = |source| TlsConfigError::Setup { id: svid.id.clone(), source };
     let provider = Arc::new(provider(settings));
-    let verifier = verifier(bundle, Accepted::Workload(expected.clone()), &provider)?;
+    let verifier = verifier(bundles, Accepted::Workload(expected.clone()), &provider)?;
     let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).map_err(setup)?;
     let mut config = builder
         .dangerous()
@@ -79,15 +79,15 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
-/// For connections to the workload of `svid` from any identity of the bundle's trust domain.
-pub fn server_config(
+/// For connections to the workload of `svid` from any identity of the bundles' trust domains.
+pub fn server_config<'b>(
     svid: &X509Svid,
-    bundle: &TrustBundle,
+    bundles: impl IntoIterator<Item = &'b TrustBundle>,
     settings: &TlsSettings,
 ) -> Result<Arc<ServerConfig>, TlsConfigError> {
     let setup = |source| TlsConfigError::Setup { id: svid.id.clone(), source };
     let provider = Arc::new(provider(settings));
-    let verifier = verifier(bundle, Accepted::Workloads, &provider)?;
+    let verifier = verifier(bundles, Accepted::Workloads, &provider)?;
     let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).map_err(setup)?;
     let mut config = builder
         .with_client_cert_verifier(Arc::new(verifier))
@@ -106,13 +106,14 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-pub(super) fn verifier(
-    bundle: &TrustBundle,
+pub(super) fn verifier<'b>(
+    bundles: impl IntoIterator<Item = &'b TrustBundle>,
     accepted: Accepted,
     provider: &CryptoProvider,
 ) -> Result<SpiffeVerifier, TlsConfigError> {
     let algorithms = provider.signature_verification_algorithms;
-    Ok(SpiffeVerifier { anchors: anchors(bundle)?, trust_domain: bundle.trust_domain.clone(), accepted, algorithms })
+    let anchors = bundles.into_iter().map(|bundle| Ok((bundle.trust_domain.clone(), anchors(bundle)?)));
+    Ok(SpiffeVerifier { anchors: anchors.collect::<Result<_, _>>()?, accepted, algorithms })
 }
 
 fn anchors(bundle: &TrustBundle) -> Result<Vec<TrustAnchor<'static>>, TlsConfigError> {

@@ -21,10 +21,10 @@ use super::ALPN;
 use super::datapath::DataPaths;
 use super::layer::Transport;
 use super::session::TlsStream;
-use super::verify::{check_dates, leaf_identity_and_serial};
+use super::verify::{chain_identity, check_dates};
 use crate::model::connection::TlsInfo;
 use crate::model::mesh::{CipherSuite, KeyExchange};
-use crate::model::revocation::Serial;
+use crate::model::revocation::CertificateId;
 use crate::model::spiffe::SpiffeId;
 use drive::{Endpoint, drive};
 pub use error::HandshakeError;
@@ -36,8 +36,8 @@ pub struct TlsSession<S> {
     pub stream: TlsStream<S>,
     /// Who the peer is.
     pub peer: SpiffeId,
-    /// The serial number of its leaf.
-    pub serial: Serial,
+    /// The certificates that it showed, leaf first. Never empty.
+    pub chain: Arc<[CertificateId]>,
     /// What was negotiated.
     pub info: TlsInfo,
 }
@@ -81,8 +81,10 @@ async fn run<S: Transport, E: Endpoint>(
         return Err(HandshakeError::NoAlpn);
     }
     let chain = connection.common().peer_certificates().unwrap_or_default();
-    let leaf = chain.first().ok_or_else(no_certificate)?;
-    let (peer, serial) = leaf_identity_and_serial(leaf).map_err(HandshakeError::Peer)?;
+    if chain.is_empty() {
+        return Err(no_certificate());
+    }
+    let (peer, names) = chain_identity(chain).map_err(HandshakeError::Peer)?;
     let resumed = connection.common().handshake_kind() == Some(HandshakeKind::Resumed);
     if resumed {
         // No verifier has run. The roots are those of then, or this configuration would be another; the time is not.
@@ -93,7 +95,7 @@ async fn run<S: Transport, E: Endpoint>(
     let keys = connection.into_keys().map_err(HandshakeError::Tls)?;
     let stream = paths.begin(stream, attached, cipher, suite, keys).map_err(HandshakeError::Session)?;
     let info = TlsInfo { version: "TLSv1.3", cipher, key_exchange, data_path: stream.data_path(), resumed };
-    Ok(TlsSession { stream, peer, serial, info })
+    Ok(TlsSession { stream, peer, chain: names.into(), info })
 }
 
 fn no_clock() -> HandshakeError {

@@ -2,6 +2,7 @@
 //!
 //! An agent that has just joined no mesh yet has no roots: it knows the issuer by the hash that its join token carries.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -43,7 +44,7 @@ pub fn signing_client_config(
 ) -> Result<Arc<ClientConfig>, TlsConfigError> {
     let (id, provider) = (node.map(|svid| svid.id.clone()), Arc::new(provider(&TlsSettings::default())));
     let verifier: Arc<dyn ServerCertVerifier> = match anchor {
-        IssuerAnchor::Bundle(bundle) => Arc::new(verifier(bundle, Accepted::Issuer, &provider)?),
+        IssuerAnchor::Bundle(bundle) => Arc::new(verifier([*bundle], Accepted::Issuer, &provider)?),
         IssuerAnchor::Pin { trust_domain, pin } => Arc::new(PinnedVerifier {
             pin: (*pin).to_owned(),
             trust_domain: (*trust_domain).clone(),
@@ -68,7 +69,7 @@ pub fn signing_client_config(
 pub fn signing_server_config(svid: &X509Svid, bundle: &TrustBundle) -> Result<Arc<ServerConfig>, TlsConfigError> {
     let setup = |source| TlsConfigError::Setup { id: svid.id.clone(), source };
     let provider = Arc::new(provider(&TlsSettings::default()));
-    let verifier = verifier(bundle, Accepted::Nodes, &provider)?;
+    let verifier = verifier([bundle], Accepted::Nodes, &provider)?;
     let with_root = X509Svid {
         id: svid.id.clone(),
         chain: svid.chain.iter().chain(root_of(svid, bundle)).cloned().collect(),
@@ -136,8 +137,7 @@ impl ServerCertVerifier for PinnedVerifier {
         let root = root.ok_or(PeerError::Chain(webpki::Error::UnknownIssuer))?;
         let anchor = webpki::anchor_from_trusted_cert(root).map_err(PeerError::Chain)?.to_owned();
         let verifier = SpiffeVerifier {
-            anchors: vec![anchor],
-            trust_domain: self.trust_domain.clone(),
+            anchors: HashMap::from([(self.trust_domain.clone(), vec![anchor])]),
             accepted: Accepted::Issuer,
             algorithms: self.provider.signature_verification_algorithms,
         };

@@ -15,6 +15,7 @@ use super::datapath::DataPaths;
 use super::handshake::{HandshakeError, TlsSession, accept, connect};
 use super::{ALPN, TlsConfigError, client_config, server_config, session_reason};
 use crate::model::mesh::{CipherSuite, KeyExchange, TlsSettings};
+use crate::model::svid::{TrustBundle, X509Svid};
 
 mod certificates;
 mod hostile;
@@ -31,13 +32,13 @@ type Shaken = Result<TlsSession<DuplexStream>, HandshakeError>;
 
 /// WEB as a client that expects REDIS.
 fn web(ca: &Ca) -> ClientConfig {
-    let config = client_config(&ca.svid(WEB), &ca.bundle(), &id(REDIS), &TlsSettings::default()).unwrap();
+    let config = client_config(&ca.svid(WEB), [&ca.bundle()], &id(REDIS), &TlsSettings::default()).unwrap();
     Arc::unwrap_or_clone(config)
 }
 
 /// REDIS as a server.
 fn redis(ca: &Ca) -> ServerConfig {
-    let config = server_config(&ca.svid(REDIS), &ca.bundle(), &TlsSettings::default()).unwrap();
+    let config = server_config(&ca.svid(REDIS), [&ca.bundle()], &TlsSettings::default()).unwrap();
     Arc::unwrap_or_clone(config)
 }
 
@@ -87,7 +88,7 @@ async fn settings_decide_what_is_negotiated() {
         key_exchange: vec![KeyExchange::P256],
         ..TlsSettings::default()
     };
-    let client = client_config(&ca.svid(WEB), &ca.bundle(), &id(REDIS), &settings).unwrap();
+    let client = client_config(&ca.svid(WEB), [&ca.bundle()], &id(REDIS), &settings).unwrap();
     let (client, _server) = shake(Arc::unwrap_or_clone(client), redis(&ca)).await;
     let info = client.unwrap().info;
     assert_eq!((info.cipher, info.key_exchange), (CipherSuite::Chacha20Poly1305, KeyExchange::P256));
@@ -96,7 +97,7 @@ async fn settings_decide_what_is_negotiated() {
 #[test]
 fn a_wrong_identity_is_refused_before_the_clients_certificate_is_sent() {
     let ca = Ca::new();
-    let server = server_config(&ca.svid(WEB), &ca.bundle(), &TlsSettings::default()).unwrap();
+    let server = server_config(&ca.svid(WEB), [&ca.bundle()], &TlsSettings::default()).unwrap();
     check(web(&ca), (*server).clone(), ("wrong_identity", "refused_by_peer"));
 
     let name = "0.0.0.0".try_into().unwrap();
@@ -126,7 +127,7 @@ fn transfer<A, B>(from: &mut rustls::ConnectionCommon<A>, to: &mut rustls::Conne
 #[tokio::test]
 async fn a_refused_client_learns_it_from_its_first_read() {
     let (ca, stranger) = (Ca::new(), Ca::new());
-    let client = client_config(&stranger.svid(WEB), &ca.bundle(), &id(REDIS), &TlsSettings::default()).unwrap();
+    let client = client_config(&stranger.svid(WEB), [&ca.bundle()], &id(REDIS), &TlsSettings::default()).unwrap();
     let (client, server) = shake(Arc::unwrap_or_clone(client), redis(&ca)).await;
     assert_eq!(reason(&server), "untrusted");
     let error = client.unwrap().stream.read_u8().await.unwrap_err();
@@ -174,7 +175,7 @@ async fn resumes(client: &ClientConfig, server: &ServerConfig) -> Result<bool, (
         (Ok(client), Ok(server)) => (client, server),
         (client, server) => return Err((reason(&client), reason(&server))),
     };
-    assert_eq!((client.peer.to_string().as_str(), server.peer.to_string().as_str()), (REDIS, WEB));
+    assert_eq!((&client.peer, server.peer.path()), (&id(REDIS), id(WEB).path()));
     server.stream.write_all(b"x").await.unwrap();
     server.stream.flush().await.unwrap();
     client.stream.read_u8().await.unwrap();
@@ -196,10 +197,31 @@ async fn a_session_is_resumed_between_the_same_two_configurations_alone() {
 }
 
 #[tokio::test]
+async fn each_trust_domain_is_vouched_for_by_its_own_roots_alone() {
+    const FAR: &str = "spiffe://other.test/ns/shop/sa/web";
+    let (ca, other) = (Ca::new(), Ca::new());
+    let trust_domain = id(FAR).trust_domain().clone();
+    let federated = TrustBundle { trust_domain, ..other.bundle() };
+    let settings = TlsSettings::default();
+    let check = async |svid: X509Svid, bundles: &[&TrustBundle]| {
+        let server = server_config(&ca.svid(REDIS), bundles.iter().copied(), &settings).unwrap();
+        let client = client_config(&svid, [&ca.bundle()], &id(REDIS), &settings).unwrap();
+        resumes(&client, &server).await.map_err(|(_, server)| server)
+    };
+    let (own, both) = (ca.bundle(), [&ca.bundle(), &federated]);
+    assert_eq!(check(other.svid(FAR), &both).await, Ok(false));
+    assert_eq!(check(ca.svid(WEB), &both).await, Ok(false));
+    assert_eq!(check(other.svid(FAR), &[&own]).await, Err("foreign_trust_domain"));
+    // Each CA in the other's name.
+    assert_eq!(check(other.svid(WEB), &both).await, Err("untrusted"));
+    assert_eq!(check(ca.svid(FAR), &both).await, Err("untrusted"));
+}
+
+#[tokio::test]
 async fn nothing_is_resumed_where_one_end_does_not_want_it() {
     let (ca, off) = (Ca::new(), TlsSettings { resumption: false, ..TlsSettings::default() });
-    let client = Arc::unwrap_or_clone(client_config(&ca.svid(WEB), &ca.bundle(), &id(REDIS), &off).unwrap());
-    let server = Arc::unwrap_or_clone(server_config(&ca.svid(REDIS), &ca.bundle(), &off).unwrap());
+    let client = Arc::unwrap_or_clone(client_config(&ca.svid(WEB), [&ca.bundle()], &id(REDIS), &off).unwrap());
+    let server = Arc::unwrap_or_clone(server_config(&ca.svid(REDIS), [&ca.bundle()], &off).unwrap());
     for (client, server) in [(&client, &redis(&ca)), (&web(&ca), &server)] {
         for _ in 0..2 {
             assert_eq!(resumes(client, server).await, Ok(false));
@@ -213,10 +235,10 @@ async fn tickets_of_an_address_authenticate_nobody_else_who_gets_it() {
     let (client, server) = (web(&ca), redis(&ca));
     assert_eq!(resumes(&client, &server).await, Ok(false));
     // The address is WEB's now, and nobody has told the client.
-    let other = Arc::unwrap_or_clone(server_config(&ca.svid(WEB), &ca.bundle(), &TlsSettings::default()).unwrap());
+    let other = Arc::unwrap_or_clone(server_config(&ca.svid(WEB), [&ca.bundle()], &TlsSettings::default()).unwrap());
     assert_eq!(resumes(&client, &other).await, Err(("wrong_identity", "refused_by_peer")));
     // And the other way round: the client expects WEB there.
-    let expects = client_config(&ca.svid(WEB), &ca.bundle(), &id(WEB), &TlsSettings::default()).unwrap();
+    let expects = client_config(&ca.svid(WEB), [&ca.bundle()], &id(WEB), &TlsSettings::default()).unwrap();
     assert_eq!(resumes(&expects, &server).await, Err(("wrong_identity", "refused_by_peer")));
 }
 
@@ -273,13 +295,13 @@ fn what_cannot_be_used_makes_no_configuration() {
     let ca = Ca::new();
     let mut svid = ca.svid(WEB);
     svid.private_key.clone_from(&ca.svid(WEB).private_key);
-    let mismatch = server_config(&svid, &ca.bundle(), &TlsSettings::default());
+    let mismatch = server_config(&svid, [&ca.bundle()], &TlsSettings::default());
     assert!(matches!(mismatch, Err(TlsConfigError::Setup { .. })));
 
     let constrained = Ca::with(|params| {
         let permitted_subtrees = vec![rcgen::GeneralSubtree::DnsName("example".to_owned())];
         params.name_constraints = Some(rcgen::NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
     });
-    let refused = server_config(&ca.svid(WEB), &constrained.bundle(), &TlsSettings::default());
+    let refused = server_config(&ca.svid(WEB), [&constrained.bundle()], &TlsSettings::default());
     assert!(matches!(refused, Err(TlsConfigError::RootConstrained { index: 0 })));
 }

@@ -4,6 +4,7 @@
 //! of the trust bundle; the SPIFFE rules, which it doesn't know (URI SAN, keyUsage), are here (SPIFFE X509-SVID §5).
 //! The roots' own dates aren't looked at (RFC 5280 §6.1.1): issuers sign nothing that outlives them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -18,7 +19,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::model::revocation::Serial;
+use crate::model::revocation::{CertificateId, IssuerName, Serial};
 use crate::model::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 
 /// The longest chain that is looked at: a leaf and five CAs.
@@ -153,11 +154,10 @@ pub(super) enum Accepted {
     Nodes,
 }
 
-/// Accepts identities of one trust domain.
+/// Accepts identities of trust domains, each by its own roots alone.
 #[derive(Debug)]
 pub(super) struct SpiffeVerifier {
-    pub(super) anchors: Vec<TrustAnchor<'static>>,
-    pub(super) trust_domain: TrustDomain,
+    pub(super) anchors: HashMap<TrustDomain, Vec<TrustAnchor<'static>>>,
     /// Servers take any workload and leave the rest to policy.
     pub(super) accepted: Accepted,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
@@ -177,16 +177,16 @@ impl SpiffeVerifier {
             return Err(PeerError::Oversized);
         }
         let found = identity(&parse(leaf)?)?;
-        if *found.trust_domain() != self.trust_domain {
+        let Some(anchors) = self.anchors.get(found.trust_domain()) else {
             return Err(PeerError::TrustDomain(found));
-        }
+        };
         let parsed = EndEntityCert::try_from(leaf).map_err(PeerError::Chain)?;
         check_name(&parsed, &found)?;
         let path = parsed
-            .verify_for_usage(self.algorithms.all, &self.anchors, intermediates, now, usage, None, None)
+            .verify_for_usage(self.algorithms.all, anchors, intermediates, now, usage, None, None)
             .map_err(PeerError::Chain)?;
         for intermediate in path.intermediate_certificates() {
-            check_issuer(&intermediate.der(), &self.trust_domain)?;
+            check_issuer(&intermediate.der(), found.trust_domain())?;
         }
         self.accepted.judge(found)
     }
@@ -249,10 +249,15 @@ fn check_name(leaf: &EndEntityCert<'_>, found: &SpiffeId) -> Result<(), PeerErro
     if leaf.valid_uri_names().eq([found.as_str()]) { Ok(()) } else { Err(PeerError::Encoding) }
 }
 
-/// The identity and the serial number in a leaf.
-pub(super) fn leaf_identity_and_serial(leaf: &[u8]) -> Result<(SpiffeId, Serial), PeerError> {
-    let parsed = parse(leaf)?;
-    Ok((identity(&parsed)?, Serial::from_der(parsed.raw_serial())))
+/// The identity in a chain's leaf, and the names of all its certificates, leaf first.
+pub(super) fn chain_identity(chain: &[CertificateDer<'_>]) -> Result<(SpiffeId, Vec<CertificateId>), PeerError> {
+    let parsed = chain.iter().map(|certificate| parse(certificate)).collect::<Result<Vec<_>, _>>()?;
+    let id = identity(parsed.first().ok_or(PeerError::Encoding)?)?;
+    let name = |certificate: &X509Certificate<'_>| CertificateId {
+        issuer: IssuerName::from_der(certificate.issuer().as_raw()),
+        serial: Serial::from_der(certificate.raw_serial()),
+    };
+    Ok((id, parsed.iter().map(name).collect()))
 }
 
 /// By SPIFFE X509-SVID §5.2.

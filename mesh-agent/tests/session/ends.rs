@@ -84,11 +84,11 @@ impl Ids {
     }
 
     pub(crate) fn client(&self, settings: &TlsSettings) -> Arc<ClientConfig> {
-        client_config(&self.web, &self.bundle, &self.redis.id, settings).unwrap()
+        client_config(&self.web, [&*self.bundle], &self.redis.id, settings).unwrap()
     }
 
     pub(crate) fn server(&self, settings: &TlsSettings) -> Arc<ServerConfig> {
-        server_config(&self.redis, &self.bundle, settings).unwrap()
+        server_config(&self.redis, [&*self.bundle], settings).unwrap()
     }
 }
 

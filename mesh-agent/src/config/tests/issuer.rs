@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{IssuerSettings, IssuerSource, MESH, SvidSettings, accepted, mesh_refused, refused};
+use super::{IssuerSettings, IssuerSource, MESH, SvidSettings, accepted, file, mesh_refused, parse};
 
 const ISSUER: &str = "issuer: {embedded: {certificate: ca.crt, key: ca.key}}";
 
@@ -57,15 +57,18 @@ fn short_lifetimes_must_be_asked_for() {
 #[test]
 fn a_ca_that_an_agent_makes_for_itself_is_for_one_node() {
     let own = MESH.replace(ISSUER, "issuer: {embedded: {directory: ca}}");
-    let workload = |name: &str, node: &str, address: &str| {
-        format!(
-            "---\napiVersion: mesh.hauberk.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}, namespace: shop}}\n\
-             spec: {{node: {node}, addresses: [{address}]}}\n"
-        )
+    let check = |nodes: &[&str]| {
+        let mut text = own.clone();
+        for (index, node) in nodes.iter().enumerate() {
+            text += &format!(
+                "---\napiVersion: mesh.hauberk.dev/v1alpha1\nkind: Workload\nmetadata: {{name: w{index}, namespace: shop}}\n\
+                 spec: {{node: {node}, addresses: [10.1.0.{index}]}}\n"
+            );
+        }
+        parse(&[file("mesh.yaml", &text)]).map(|config| config.mesh.issuer.source).map_err(|error| error.to_string())
     };
-    let one = format!("{own}{}{}", workload("web", "a", "10.1.0.1"), workload("db", "a", "10.1.0.2"));
-    assert_eq!(accepted(&one).mesh.issuer.source, IssuerSource::Own("ca".into()));
-    let expected = "spec.issuer.embedded.directory: is for one node, and there are workloads on a, b: use `remote`, or \
-                    `certificate` and `key` of one CA for all";
-    refused(&format!("{one}{}", workload("cart", "b", "10.1.0.3")), &[expected]);
+    assert_eq!(check(&["a", "a"]), Ok(IssuerSource::Own("ca".into())));
+    let expected = "mesh.yaml: document 1 (Mesh mesh): spec.issuer.embedded.directory: is for one node, and there are \
+                    workloads on a, b: use `remote`, or `certificate` and `key` of one CA for all";
+    assert_eq!(check(&["a", "b"]), Err(expected.to_owned()));
 }

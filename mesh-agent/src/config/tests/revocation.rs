@@ -1,6 +1,6 @@
 //! Revocations, and mistakes in them.
 
-use super::{MESH, accepted, refused};
+use super::{MESH, SourceFile, accepted, file, parse, refused};
 use crate::model::revocation::Serial;
 
 const REVOCATION: &str = "
@@ -22,7 +22,7 @@ fn everything_can_be_said_about_a_revocation() {
 fn mistakes_of_a_revocation() {
     let spec = REVOCATION.lines().last().unwrap();
     for (instead, expected) in [
-        ("spec: {}", "spec: revokes nothing, expected `spiffeIds`, `serials` or `nodes`"),
+        ("spec: {}", "spec: revokes nothing, expected `spiffeIds`, `serials`, `nodes` or `crl`"),
         ("spec: {serials: []}", "spec.serials: is empty, expected at least one item"),
         ("spec: {serials: [ab, 'AB']}", "spec.serials[1]: is listed twice"),
         ("spec: {serials: [0x1]}", "spec.serials[0]: is a number, expected a string"),
@@ -30,8 +30,9 @@ fn mistakes_of_a_revocation() {
         ("spec: {spiffeIds: [web]}", "spec.spiffeIds[0]: `web` does not begin with `spiffe://`"),
         (
             "spec: {spiffeIds: [spiffe://else/web]}",
-            "spec.spiffeIds[0]: `spiffe://else/web` is not of the trust domain `cluster.local`",
+            "spec.spiffeIds[0]: `spiffe://else/web` is of no trust domain that this mesh knows",
         ),
+        ("spec: {crl: PEM}", "spec.crl: has no `X509 CRL` in PEM (`openssl crl -inform DER` makes one)"),
         ("spec: {nodes: [a], node: b}", "spec.node: unknown field, did you mean `nodes`?"),
     ] {
         refused(&REVOCATION.replace(spec, instead), &[&format!("web.yaml: document 1 (Revocation lost): {expected}")]);
@@ -43,4 +44,14 @@ fn mistakes_of_a_revocation() {
         format!("{at}: metadata.name: is already in web.yaml document 1"),
     ];
     refused(&twice, &expected.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_list_of_a_ca_may_stand_alone_in_its_file() {
+    let lists = |name: &str, text: &str| {
+        let crl = SourceFile { name: name.into(), text: text.to_owned() };
+        parse(&[file("mesh.yaml", MESH), crl])
+    };
+    let error = lists("ca.crl", "nonsense").unwrap_err().to_string();
+    assert_eq!(error, "ca.crl: document 1: has no `X509 CRL` in PEM (`openssl crl -inform DER` makes one)");
 }

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use zeroize::Zeroizing;
 
 use super::{CaError, CaTexts, LocalCa};
-use crate::identity::bundle;
+use crate::model::bundle;
 use crate::model::mesh::{CaFiles, SvidSettings};
 use crate::model::spiffe::TrustDomain;
 use crate::model::svid::fingerprint;

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
 
-use super::{CaError, CaTexts, GeneralName, LocalCa, bundle, init_dir, intermediate_dir, load_files, parse};
+use super::{CaError, CaTexts, LocalCa, UnfitCa, bundle, ensure_dir, init_dir, intermediate_dir, load_files, parse};
 use crate::identity::key::SecretKey;
 use crate::identity::{IssueError, IssuedChain, Issuer};
 use crate::model::mesh::{CaFiles, SvidSettings};
@@ -153,18 +154,18 @@ fn load(edit: impl FnOnce(&mut CertificateParams)) -> Result<LocalCa, CaError> {
 #[test]
 fn an_unfit_ca_is_refused_at_load() {
     assert!(load(|_| {}).is_ok());
-    assert!(matches!(load(|params| params.is_ca = IsCa::NoCa).err(), Some(CaError::NotACa)));
+    assert!(matches!(load(|params| params.is_ca = IsCa::NoCa).err(), Some(CaError::Unfit(UnfitCa::NotACa))));
     let no_signing = |params: &mut CertificateParams| params.key_usages = vec![KeyUsagePurpose::CrlSign];
-    assert!(matches!(load(no_signing).err(), Some(CaError::NotACa)));
+    assert!(matches!(load(no_signing).err(), Some(CaError::Unfit(UnfitCa::NotACa))));
     let constrained = |params: &mut CertificateParams| {
         let permitted_subtrees = vec![rcgen::GeneralSubtree::DnsName("example".to_owned())];
         params.name_constraints = Some(rcgen::NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
     };
-    assert!(matches!(load(constrained).err(), Some(CaError::Constrained)));
+    assert!(matches!(load(constrained).err(), Some(CaError::Unfit(UnfitCa::Constrained))));
     let foreign = |params: &mut CertificateParams| {
         params.subject_alt_names = vec![SanType::URI("spiffe://other.domain".try_into().unwrap())];
     };
-    assert!(matches!(load(foreign).err(), Some(CaError::TrustDomain(_))));
+    assert!(matches!(load(foreign).err(), Some(CaError::Unfit(UnfitCa::TrustDomain(_)))));
 }
 
 #[test]

@@ -15,10 +15,10 @@ use crate::tls::{client_config, server_config};
 #[track_caller]
 fn refused(ca: &Ca, make: impl Fn() -> X509Svid, reason: &str) {
     let settings = TlsSettings::default();
-    let client = client_config(&make(), &ca.bundle(), &id(REDIS), &settings).unwrap();
+    let client = client_config(&make(), [&ca.bundle()], &id(REDIS), &settings).unwrap();
     check(Arc::unwrap_or_clone(client), redis(ca), ("ok", reason));
-    let server = server_config(&make(), &ca.bundle(), &settings).unwrap();
-    let expecting = client_config(&ca.svid(WEB), &ca.bundle(), &make().id, &settings).unwrap();
+    let server = server_config(&make(), [&ca.bundle()], &settings).unwrap();
+    let expecting = client_config(&ca.svid(WEB), [&ca.bundle()], &make().id, &settings).unwrap();
     check(Arc::unwrap_or_clone(expecting), Arc::unwrap_or_clone(server), (reason, "refused_by_peer"));
 }
 
@@ -53,7 +53,7 @@ fn several_roots_are_trusted_at_once() {
     let mut both = old.bundle();
     both.roots.extend(new.bundle().roots);
     let settings = TlsSettings::default();
-    let client = client_config(&old.svid(WEB), &both, &id(REDIS), &settings).unwrap();
-    let server = server_config(&new.svid(REDIS), &both, &settings).unwrap();
+    let client = client_config(&old.svid(WEB), [&both], &id(REDIS), &settings).unwrap();
+    let server = server_config(&new.svid(REDIS), [&both], &settings).unwrap();
     check(Arc::unwrap_or_clone(client), Arc::unwrap_or_clone(server), ("ok", "ok"));
 }

@@ -1,6 +1,6 @@
 //! The verifier's table: odd and hostile certificates, each refused for its own reason.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mesh_pki::{Authority, Roles, cases};
@@ -20,7 +20,7 @@ fn verifier(root: &Authority, accepted: Accepted) -> SpiffeVerifier {
     let root = CertificateDer::from(root.certificate().to_vec());
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
     let anchors = vec![webpki::anchor_from_trusted_cert(&root).unwrap().to_owned()];
-    SpiffeVerifier { anchors, trust_domain: id(ID).trust_domain().clone(), accepted, algorithms }
+    SpiffeVerifier { anchors: HashMap::from([(id(ID).trust_domain().clone(), anchors)]), accepted, algorithms }
 }
 
 fn reason(result: Result<(), Error>) -> Option<&'static str> {

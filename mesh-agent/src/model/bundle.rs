@@ -1,12 +1,15 @@
-//! Trust bundles as texts: PEM, and the SPIFFE bundle (SPIFFE Trust Domain and Bundle §4, a JWK Set of RFC 7517).
+//! What vouches for a trust domain: what a CA's certificate must be, and trust bundles as texts: PEM, and the SPIFFE bundle (SPIFFE Trust Domain and Bundle §4, a JWK Set of RFC 7517).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
 use serde_json::{Value, json};
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
+
+use super::spiffe::TrustDomain;
 
 /// Keys of other uses, such as JWT-SVIDs, are in the same set.
 const X509_USE: &str = "x509-svid";
@@ -26,6 +29,46 @@ pub enum BundleError {
     /// It is no PEM.
     #[error("the bundle is not PEM")]
     Pem(#[source] pem::Error),
+}
+
+/// Why a certificate is none of a CA of a trust domain.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum UnfitCa {
+    /// It is no X.509, or nothing that a handshake could lead to.
+    #[error("is not a certificate")]
+    Encoding,
+    /// basicConstraints or keyUsage don't let it sign certificates (SPIFFE X509-SVID §4).
+    #[error("is not one of a CA that may sign certificates")]
+    NotACa,
+    /// It limits names in a way that no verifier here can check.
+    #[error("has name constraints, which are not supported")]
+    Constrained,
+    /// It is another trust domain's.
+    #[error("belongs to `{0}`")]
+    TrustDomain(String),
+}
+
+/// Refuses what no chain of `trust_domain` can go through.
+pub fn check_ca(certificate: &CertificateDer<'_>, trust_domain: &TrustDomain) -> Result<(), UnfitCa> {
+    let Ok(([], ca)) = X509Certificate::from_der(certificate) else { return Err(UnfitCa::Encoding) };
+    let key_usage = ca.key_usage().map_err(|_unexplained| UnfitCa::Encoding)?;
+    if !ca.is_ca() || key_usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return Err(UnfitCa::NotACa);
+    }
+    if ca.name_constraints().map_err(|_unexplained| UnfitCa::Encoding)?.is_some() {
+        return Err(UnfitCa::Constrained);
+    }
+    let names = ca.subject_alternative_name().map_err(|_unexplained| UnfitCa::Encoding)?;
+    let uris = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    let own = trust_domain.id().to_string();
+    if let Some(foreign) = uris.into_iter().find(|uri| *uri != own) {
+        return Err(UnfitCa::TrustDomain(foreign.to_owned()));
+    }
+    // Handshakes read roots with webpki, which is stricter: what it refuses must not be found out there.
+    webpki::anchor_from_trusted_cert(certificate).map(drop).map_err(|_unexplained| UnfitCa::Encoding)
 }
 
 /// Reads either form.
