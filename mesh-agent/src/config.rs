@@ -8,14 +8,18 @@ use serde_json::Value;
 use walk::Report;
 
 use crate::model::mesh::Mesh;
+use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::revocation::Revocation;
 use crate::model::workload::Workload;
 
 mod assemble;
+mod authorization;
 mod document;
 mod error;
 mod mesh;
 mod object;
+mod peer_authentication;
+mod policy;
 mod revocation;
 mod value;
 mod walk;
@@ -40,6 +44,10 @@ pub struct MeshConfig {
     pub mesh: Mesh,
     /// All workloads, ordered by name.
     pub workloads: Vec<Workload>,
+    /// Who may connect to whom, ordered by name.
+    pub authorization: Vec<AuthorizationPolicy>,
+    /// What inbound connections must be, ordered by name.
+    pub peer_authentication: Vec<PeerAuthentication>,
     /// What is revoked, ordered by name.
     pub revocations: Vec<Revocation>,
 }
