@@ -8,16 +8,20 @@ use serde_json::Value;
 use walk::Report;
 
 use crate::model::mesh::Mesh;
+use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::revocation::Revocation;
 use crate::model::svid::TrustBundle;
 use crate::model::workload::Workload;
 
 mod assemble;
+mod authorization;
 mod document;
 mod error;
 mod federation;
 mod mesh;
 mod object;
+mod peer_authentication;
+mod policy;
 mod revocation;
 mod value;
 mod walk;
@@ -44,6 +48,10 @@ pub struct MeshConfig {
     pub workloads: Vec<Workload>,
     /// What vouches for other trust domains, ordered by name.
     pub federated: Vec<TrustBundle>,
+    /// Who may connect to whom, ordered by name.
+    pub authorization: Vec<AuthorizationPolicy>,
+    /// What inbound connections must be, ordered by name.
+    pub peer_authentication: Vec<PeerAuthentication>,
     /// What is revoked, ordered by name.
     pub revocations: Vec<Revocation>,
 }

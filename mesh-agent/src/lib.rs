@@ -6,6 +6,7 @@
 pub mod model;
 
 pub mod config;
+pub mod policy;
 pub mod state;
 
 pub mod store;

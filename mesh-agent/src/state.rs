@@ -15,8 +15,11 @@ use crate::model::revocation::Serial;
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::TrustBundle;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
+use crate::policy::{Finding, Modes, PolicyIndex, findings};
 
 mod change;
+#[cfg(test)]
+mod policies;
 mod revocation;
 mod route;
 
@@ -24,12 +27,19 @@ pub use change::needs_restart;
 use revocation::Revoked;
 pub use route::{Fallback, Route, route};
 
+/// What the authors of a configuration's policies should know: see [`findings`].
+pub fn policy_findings(config: &MeshConfig) -> Vec<Finding> {
+    findings(&config.mesh, &config.workloads, &config.authorization, &config.peer_authentication)
+}
+
 /// One configuration, indexed.
 #[derive(Debug)]
 pub struct MeshState {
     mesh: Mesh,
     workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
     by_address: HashMap<IpAddr, Arc<Workload>>,
+    policies: PolicyIndex,
+    modes: Modes,
     revoked: Revoked,
     federated: Arc<[TrustBundle]>,
 }
@@ -38,13 +48,16 @@ impl MeshState {
     /// Indexes a valid configuration.
     pub fn new(config: MeshConfig) -> Self {
         let revoked = Revoked::of(&config);
+        let policies = PolicyIndex::new(&config.mesh, config.workloads.iter(), &config.authorization);
+        let modes = Modes::new(&config.mesh, config.workloads.iter(), &config.peer_authentication);
         let workloads: BTreeMap<_, _> =
             config.workloads.into_iter().map(|workload| (workload.uid.clone(), Arc::new(workload))).collect();
         let by_address = workloads
             .values()
             .flat_map(|workload| workload.addresses.iter().map(|address| (*address, Arc::clone(workload))))
             .collect();
-        Self { mesh: config.mesh, workloads, by_address, revoked, federated: config.federated.into() }
+        let federated = config.federated.into();
+        Self { mesh: config.mesh, workloads, by_address, policies, modes, revoked, federated }
     }
 
     /// The mesh-wide settings.
@@ -55,6 +68,21 @@ impl MeshState {
     /// The workload that has this address.
     pub fn at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         self.by_address.get(&address.to_canonical())
+    }
+
+    /// The workload of this name.
+    pub fn workload(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid)
+    }
+
+    /// Who may connect to whom.
+    pub fn policies(&self) -> &PolicyIndex {
+        &self.policies
+    }
+
+    /// What inbound connections must be.
+    pub fn modes(&self) -> &Modes {
+        &self.modes
     }
 
     /// Whether a certificate with this identity and serial number proves nothing any more.

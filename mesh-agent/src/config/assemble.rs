@@ -12,6 +12,7 @@ use super::object::Object;
 use super::workload::Draft;
 use super::{ConfigErrors, MeshConfig};
 use crate::model::mesh::{IssuerSource, Mesh};
+use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, PolicyName, Scope};
 use crate::model::revocation::Revocation;
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::svid::TrustBundle;
@@ -58,9 +59,14 @@ pub(super) struct Assembly {
     workloads: Vec<(Place, Draft)>,
     places: HashMap<WorkloadUid, Place>,
     owners: HashMap<Claim, (WorkloadUid, Place)>,
-    revocations: BTreeMap<String, (Place, Revocation)>,
-    federated: BTreeMap<TrustDomain, (Place, TrustBundle)>,
+    authorization: Named<PolicyName, AuthorizationPolicy>,
+    federated: Named<TrustDomain, TrustBundle>,
+    peer_authentication: Named<PolicyName, PeerAuthentication>,
+    revocations: Named<String, Revocation>,
 }
+
+/// Objects of one kind by name, each with its place.
+type Named<K, T> = BTreeMap<K, (Place, T)>;
 
 impl Assembly {
     /// Notes mistakes.
@@ -82,11 +88,22 @@ impl Assembly {
     /// Takes an object that is right in itself.
     pub(super) fn add(&mut self, place: Place, object: Object) {
         match object {
+            Object::Authorization(policy) => {
+                let name = policy.name.clone();
+                add_named(&mut self.authorization, &mut self.errors, (place, name, policy));
+            }
             Object::Federated(bundle) => self.add_federated(place, bundle),
             Object::Mesh(mesh) => {
                 self.mesh_settings.get_or_insert(mesh);
             }
-            Object::Revocation(revocation) => self.add_revocation(place, revocation),
+            Object::PeerAuthentication(policy) => {
+                let name = policy.name.clone();
+                add_named(&mut self.peer_authentication, &mut self.errors, (place, name, policy));
+            }
+            Object::Revocation(revocation) => {
+                let name = revocation.name.clone();
+                add_named(&mut self.revocations, &mut self.errors, (place, name, revocation));
+            }
             Object::Workload(draft) => self.add_workload(place, draft),
         }
     }
@@ -97,14 +114,6 @@ impl Assembly {
             return;
         }
         self.federated.insert(bundle.trust_domain.clone(), (place, bundle));
-    }
-
-    fn add_revocation(&mut self, place: Place, revocation: Revocation) {
-        if let Some((first, _)) = self.revocations.get(&revocation.name) {
-            self.errors.push(place.mistake("metadata.name", format!("is already in {}", first.short())));
-            return;
-        }
-        self.revocations.insert(revocation.name.clone(), (place, revocation));
     }
 
     fn add_workload(&mut self, place: Place, draft: Draft) {
@@ -155,20 +164,52 @@ impl Assembly {
             self.errors.extend(self.federated.get(&mesh.trust_domain).map(|(place, _)| {
                 place.mistake("spec.trustDomain", "is the Mesh's own: its roots come from its issuer")
             }));
+            for (place, policy) in self.peer_authentication.values_mut() {
+                widen(mesh, &mut policy.scope);
+                if policy.scope.namespace.is_none() && !policy.scope.labels.is_empty() {
+                    self.errors.push(place.mistake("spec.selector", SELECTS_IN_ROOT));
+                }
+            }
+            self.authorization.values_mut().for_each(|(_, policy)| widen(mesh, &mut policy.scope));
         }
         if let (Some(place), Some(mesh)) = (&self.mesh, &self.mesh_settings) {
             self.errors.extend(strangers(place, mesh, &nodes));
         }
-        let federated = self.federated.into_values().map(|(_, bundle)| bundle).collect();
-        let revocations = self.revocations.into_values().map(|(_, revocation)| revocation).collect();
+        let (authorization, peer_authentication) = (objects(self.authorization), objects(self.peer_authentication));
+        let (federated, revocations) = (objects(self.federated), objects(self.revocations));
         workloads.sort_by(|one: &Workload, other| one.uid.cmp(&other.uid));
         match self.mesh_settings {
-            Some(mesh) if self.errors.is_empty() => Ok(MeshConfig { mesh, workloads, federated, revocations }),
+            Some(mesh) if self.errors.is_empty() => {
+                Ok(MeshConfig { mesh, workloads, authorization, peer_authentication, federated, revocations })
+            }
             _ => {
                 self.errors.sort_by_key(|error| (error.file.is_none(), error.file.clone(), error.document));
                 Err(ConfigErrors(self.errors))
             }
         }
+    }
+}
+
+/// Istio ignores these; ignored, they would only look like protection.
+const SELECTS_IN_ROOT: &str =
+    "a mesh-wide PeerAuthentication is for all workloads: put it into the namespace of those that it selects";
+
+/// Adds an object of which there can't be two of one name.
+fn add_named<K: Ord, T>(named: &mut Named<K, T>, errors: &mut Vec<ConfigError>, (place, name, object): (Place, K, T)) {
+    match named.get(&name) {
+        Some((first, _)) => errors.push(place.mistake("metadata.name", format!("is already in {}", first.short()))),
+        None => drop(named.insert(name, (place, object))),
+    }
+}
+
+fn objects<K, T>(named: Named<K, T>) -> Vec<T> {
+    named.into_values().map(|(_, object)| object).collect()
+}
+
+/// What is in the root namespace is for the whole mesh.
+fn widen(mesh: &Mesh, scope: &mut Scope) {
+    if scope.namespace.as_deref() == Some(&mesh.bounds.root_namespace) {
+        scope.namespace = None;
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::value;
 use super::walk::{Fields, Node};
+use super::{policy, value};
 use crate::model::mesh::{
     CaFiles, CipherSuite, DataPathMode, IssuerSettings, IssuerSource, KeyExchange, Mesh, MtlsMode, SvidSettings,
     Timeouts, TlsSettings,
@@ -24,7 +24,17 @@ const MIN_REKEY_BYTES: u64 = 1 << 20;
 
 /// Reads `spec`; `None` only if something required is missing or unreadable.
 pub(super) fn lower(spec: &Node<'_>) -> Option<Mesh> {
-    let fields = spec.object(&["trustDomain", "mtls", "podRanges", "tls", "timeouts", "issuer"])?;
+    let fields = spec.object(&[
+        "trustDomain",
+        "mtls",
+        "podRanges",
+        "tls",
+        "timeouts",
+        "issuer",
+        "rootNamespace",
+        "minimumMode",
+        "mayLoosen",
+    ])?;
     let trust_domain = fields.required("trustDomain").and_then(|node| node.parse(value::trust_domain));
     let mtls = fields.optional("mtls").and_then(|node| node.object(&["mode", "plaintextDetection"]));
     let pod_ranges = fields.optional("podRanges").map(|node| node.distinct(|item| item.parse(value::range)));
@@ -34,6 +44,7 @@ pub(super) fn lower(spec: &Node<'_>) -> Option<Mesh> {
     Some(Mesh {
         trust_domain: trust_domain?,
         mode: mtls.as_ref().and_then(|mtls| mtls.optional("mode")).and_then(|node| mode(&node)).unwrap_or_default(),
+        bounds: policy::bounds(&fields),
         pod_ranges: pod_ranges.unwrap_or_default(),
         tls: tls.unwrap_or_default(),
         timeouts,
@@ -62,8 +73,22 @@ fn tls(node: &Node<'_>) -> TlsSettings {
     let suites = CipherSuite::ALL.map(|suite| (suite.name(), suite));
     let groups = KeyExchange::ALL.map(|group| (group.name(), group));
     replace(&fields, "cipherSuites", &suites, &mut settings.cipher_suites);
-    replace(&fields, "keyExchange", &groups, &mut settings.key_exchange);
+    let key_exchange = fields.optional("keyExchange");
+    match key_exchange.filter(|node| node.is_text()) {
+        Some(node) => {
+            settings.key_exchange = node.parse(post_quantum).unwrap_or_default();
+        }
+        None => replace(&fields, "keyExchange", &groups, &mut settings.key_exchange),
+    }
     settings
+}
+
+/// The short form: peers without a post-quantum key exchange are refused.
+fn post_quantum(text: &str) -> Result<Vec<KeyExchange>, String> {
+    if text == "RequirePostQuantum" {
+        return Ok(vec![KeyExchange::X25519MlKem768]);
+    }
+    Err(format!("`{text}` is neither `RequirePostQuantum` nor a list of groups"))
 }
 
 /// Reads a list of choices, which must not be empty if it is there.

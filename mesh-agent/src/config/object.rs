@@ -1,36 +1,46 @@
 //! Lowers what every object has: `apiVersion`, `kind`, `metadata`; and hands `spec` to the kind's own rules.
 //!
-//! Fields follow Kubernetes: `status` is another writer's and ignored, and what is mesh-wide has no namespace.
+//! Fields follow Kubernetes: `status` is another writer's and ignored, and what is mesh-wide has no namespace (policies
+//! may also have the Mesh's root namespace).
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use super::walk::{Fields, Node, Report, closest};
 use super::workload::Draft;
-use super::{federation, mesh, revocation, value, workload};
+use super::{authorization, federation, mesh, peer_authentication, revocation, value, workload};
 use crate::model::mesh::Mesh;
+use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::revocation::Revocation;
 use crate::model::svid::TrustBundle;
 
 /// The only version so far.
 const API_VERSION: &str = "mesh.hauberk.dev/v1alpha1";
-const KINDS: [&str; 4] = ["FederatedTrustDomain", "Mesh", "Revocation", "Workload"];
-/// The only kind whose objects belong to a namespace.
+const KINDS: [&str; 6] =
+    ["AuthorizationPolicy", "FederatedTrustDomain", "Mesh", "PeerAuthentication", "Revocation", "Workload"];
+/// Kinds whose objects belong to a namespace, or to none and so to the whole mesh.
+const POLICIES: [&str; 2] = ["AuthorizationPolicy", "PeerAuthentication"];
+/// The only kind whose objects must belong to a namespace.
 const NAMESPACED: &str = "Workload";
 
 /// An object that is right in itself.
 #[derive(Debug)]
 pub(super) enum Object {
+    Authorization(AuthorizationPolicy),
     Federated(TrustBundle),
     Mesh(Mesh),
+    PeerAuthentication(PeerAuthentication),
     Revocation(Revocation),
     Workload(Draft),
 }
 
 /// The checked names of an object.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Metadata {
     pub(super) name: Option<String>,
     pub(super) namespace: Option<String>,
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 /// Reads a document; `None` if the report then holds a mistake that leaves nothing to go on with.
@@ -43,10 +53,12 @@ pub(super) fn lower(document: &Value, report: &Report) -> Option<Object> {
     let metadata = fields.required("metadata").and_then(|node| metadata(&node, kind));
     let spec = fields.required("spec");
     // Both are looked at, so that both report.
-    let metadata = metadata.unwrap_or(Metadata { name: None, namespace: None });
+    let metadata = metadata.unwrap_or_default();
     match kind {
+        "AuthorizationPolicy" => authorization::lower(&metadata, &spec?).map(Object::Authorization),
         "FederatedTrustDomain" => federation::lower(&spec?).map(Object::Federated),
         "Mesh" => mesh::lower(&spec?).map(Object::Mesh),
+        "PeerAuthentication" => peer_authentication::lower(&metadata, &spec?).map(Object::PeerAuthentication),
         "Revocation" => revocation::lower(&metadata, &spec?).map(Object::Revocation),
         _ => workload::lower(&metadata, &spec?).map(Object::Workload),
     }
@@ -80,22 +92,32 @@ fn metadata(node: &Node<'_>, kind: &str) -> Option<Metadata> {
     let fields = node.object(&known)?;
     let name = fields.required("name").and_then(|node| node.parse(value::dns_subdomain));
     let namespace = namespace(&fields, kind);
-    for (key, label) in fields.optional("labels").map(|node| node.entries()).unwrap_or_default() {
-        check_key(key, &label);
-        label.parse(value::label_value);
-    }
+    let labels = fields.optional("labels").map(|node| labels(&node)).unwrap_or_default();
     for (key, annotation) in fields.optional("annotations").map(|node| node.entries()).unwrap_or_default() {
         check_key(key, &annotation);
         annotation.text();
     }
-    Some(Metadata { name, namespace })
+    Some(Metadata { name, namespace, labels })
+}
+
+/// Kubernetes labels, also where a selector asks for them.
+pub(super) fn labels(node: &Node<'_>) -> BTreeMap<String, String> {
+    let read = |(key, label): (&str, Node<'_>)| {
+        check_key(key, &label);
+        Some((key.to_owned(), label.parse(|text| value::label_value(text).map(|()| text.to_owned()))?))
+    };
+    node.entries().into_iter().filter_map(read).collect()
 }
 
 fn namespace(fields: &Fields<'_>, kind: &str) -> Option<String> {
     if kind == NAMESPACED {
         return fields.required("namespace").and_then(|node| node.parse(value::dns_label));
     }
-    if let Some(node) = fields.optional("namespace") {
+    let node = fields.optional("namespace");
+    if POLICIES.contains(&kind) {
+        return node.and_then(|node| node.parse(value::dns_label));
+    }
+    if let Some(node) = node {
         node.refuse(format!("a {kind} belongs to no namespace"));
     }
     None

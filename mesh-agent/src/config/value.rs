@@ -78,6 +78,17 @@ pub(super) fn range(text: &str) -> Result<IpNet, String> {
     Ok(range)
 }
 
+/// A range in CIDR form, or the address of one.
+pub(super) fn range_or_address(text: &str) -> Result<IpNet, String> {
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return range(text).map_err(|reason| reason.replace("a CIDR range like", "an IP address or a CIDR range like"));
+    };
+    if address.to_canonical() != address {
+        return Err(format!("`{text}` is IPv4 inside IPv6, write `{}`", address.to_canonical()));
+    }
+    Ok(address.into())
+}
+
 /// A duration in Go's form, as Kubernetes writes them: whole numbers of `h`, `m`, `s` and `ms`, within bounds.
 pub(super) fn duration(min: Duration, max: Duration) -> impl Fn(&str) -> Result<Duration, String> {
     move |text| {

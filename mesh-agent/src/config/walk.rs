@@ -47,10 +47,17 @@ impl<'a> Node<'a> {
 
     /// An object that has no other fields than `known`.
     pub(super) fn object(&self, known: &[&str]) -> Option<Fields<'a>> {
+        self.object_explaining(known, &[])
+    }
+
+    /// As [`Node::object`]; `elsewhere` are fields that other products have here, each with what to do instead.
+    pub(super) fn object_explaining(&self, known: &[&str], elsewhere: &[(&str, &str)]) -> Option<Fields<'a>> {
         let fields = self.any_object()?;
         for name in fields.map.keys().filter(|name| !known.contains(&name.as_str())) {
-            let hint = closest(name, known).map(|field| format!(", did you mean `{field}`?")).unwrap_or_default();
-            self.child(fields.map, name, join(&self.path, name)).refuse(format!("unknown field{hint}"));
+            let explained = elsewhere.iter().find(|(other, _)| other == name).map(|(_, why)| (*why).to_owned());
+            let hint = || closest(name, known).map(|field| format!(", did you mean `{field}`?")).unwrap_or_default();
+            let reason = explained.unwrap_or_else(|| format!("unknown field{}", hint()));
+            self.child(fields.map, name, join(&self.path, name)).refuse(reason);
         }
         Some(fields)
     }
@@ -100,6 +107,21 @@ impl<'a> Node<'a> {
         None
     }
 
+    /// Whether it is a text, where it could also be something else.
+    pub(super) fn is_text(&self) -> bool {
+        self.value.is_string()
+    }
+
+    /// Whether it is a list.
+    pub(super) fn is_list(&self) -> bool {
+        self.value.is_array()
+    }
+
+    /// Whether it is an object with one of these fields.
+    pub(super) fn has_any(&self, names: &[&str]) -> bool {
+        self.value.as_object().is_some_and(|map| names.iter().any(|name| map.contains_key(*name)))
+    }
+
     /// A text that `parse` understands; its error is the mistake.
     pub(super) fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         parse(self.text()?).map_err(|reason| self.refuse(reason)).ok()
@@ -125,6 +147,14 @@ impl<'a> Node<'a> {
             self.refuse(format!("`{}` is not a port (1 to 65535)", self.value));
         }
         port
+    }
+
+    /// A port as a number or, as Istio writes it, as a text.
+    pub(super) fn port_or_text(&self) -> Option<u16> {
+        let Value::String(text) = self.value else { return self.port() };
+        self.parse(|_| {
+            text.parse().ok().filter(|port| *port != 0).ok_or_else(|| format!("`{text}` is not a port (1 to 65535)"))
+        })
     }
 
     fn any_object(&self) -> Option<Fields<'a>> {

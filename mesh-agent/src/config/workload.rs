@@ -1,5 +1,6 @@
 //! Lowers `Workload` objects, except for what depends on other objects (identity, clashes): see `config::assemble`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -18,6 +19,7 @@ pub(super) struct Draft {
     pub(super) uid: WorkloadUid,
     pub(super) addresses: Vec<IpAddr>,
     namespace: String,
+    labels: BTreeMap<String, String>,
     service_account: String,
     /// `None`: the mesh's.
     pub(super) trust_domain: Option<TrustDomain>,
@@ -33,6 +35,7 @@ impl Draft {
         Ok(Workload {
             uid: self.uid,
             identity: SpiffeId::of_service_account(trust_domain, &self.namespace, &self.service_account)?,
+            labels: self.labels,
             node: self.node,
             addresses: self.addresses,
             netns: self.netns,
@@ -57,6 +60,7 @@ pub(super) fn lower(metadata: &Metadata, spec: &Node<'_>) -> Option<Draft> {
         uid: WorkloadUid::new(&namespace, metadata.name.as_deref()?),
         addresses: addresses?,
         namespace,
+        labels: metadata.labels.clone(),
         service_account: service_account.unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned()),
         trust_domain,
         node: NodeName::new(&node?),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::policy::PolicyBounds;
 use super::spiffe::TrustDomain;
 
 /// The mesh-wide settings.
@@ -16,6 +17,8 @@ pub struct Mesh {
     pub trust_domain: TrustDomain,
     /// What inbound connections must be.
     pub mode: MtlsMode,
+    /// What policies may say.
+    pub bounds: PolicyBounds,
     /// Where pods have their addresses: a destination in here that no workload has yet is waited for.
     pub pod_ranges: Vec<IpNet>,
     /// What is offered and accepted in a handshake.
@@ -27,13 +30,28 @@ pub struct Mesh {
 }
 
 /// What an inbound connection must be.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+///
+/// In order: the stricter is greater.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum MtlsMode {
+    /// Plaintext, which nobody authenticates.
+    Disable,
     /// Mutual TLS or plaintext, told apart by the first bytes.
     Permissive,
     /// Mutual TLS, or it is reset.
     #[default]
     Strict,
+}
+
+impl MtlsMode {
+    /// As documents write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Disable => "DISABLE",
+            Self::Permissive => "PERMISSIVE",
+            Self::Strict => "STRICT",
+        }
+    }
 }
 
 /// What both ends may negotiate, most preferred first, and how sessions are carried. TLS 1.3 only.

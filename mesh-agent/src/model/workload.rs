@@ -2,6 +2,7 @@
 //!
 //! Where its sockets are made (`netns`, `cgroup`) is said only for workloads of this machine; nothing here opens them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -62,6 +63,8 @@ pub struct Workload {
     pub uid: WorkloadUid,
     /// The identity that its connections carry and that its peers must find.
     pub identity: SpiffeId,
+    /// By which policies select it.
+    pub labels: BTreeMap<String, String>,
     /// The node whose agent serves it.
     pub node: NodeName,
     /// Its addresses; no other workload has one of them.
@@ -72,6 +75,20 @@ pub struct Workload {
     pub cgroup: Option<PathBuf>,
     /// What its owner keeps out of the mesh.
     pub exclude: Exclusions,
+}
+
+impl Workload {
+    /// The namespace part of its name.
+    pub fn namespace(&self) -> &str {
+        self.uid.as_str().split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// Whether it is served like `other`: all but labels, which only policies look at.
+    pub fn is_served_as(&self, other: &Self) -> bool {
+        let Self { uid, identity, labels: _, node, addresses, netns, cgroup, exclude } = self;
+        (uid, identity, node) == (&other.uid, &other.identity, &other.node)
+            && (addresses, netns, cgroup, exclude) == (&other.addresses, &other.netns, &other.cgroup, &other.exclude)
+    }
 }
 
 /// Traffic of a workload that the mesh leaves alone.

@@ -11,7 +11,6 @@ use super::enrol::{self, Enrolled, PodError};
 use super::numbers::Numbers;
 use crate::bpf::{BpfError, Kernel, Maps};
 use crate::identity::SvidManager;
-use crate::model::mesh::MtlsMode;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
 use crate::store::Store;
 use crate::sys::netns::Netns;
@@ -101,7 +100,8 @@ where
         let (mut pods, node) = (Pods::new(), self.node.clone());
         loop {
             let state = self.store.snapshot();
-            maps.set_strict(state.mesh().mode == MtlsMode::Strict)?;
+            // The kernel has one mode a node, for addresses that no workload lists: the strictest.
+            maps.set_strict(state.on_node(&node).any(|workload| state.modes().is_strict_anywhere(&workload.uid)))?;
             maps.set_destinations(state.diverted())?;
             let wanted: BTreeMap<_, _> = state.on_node(&node).map(|workload| (&workload.uid, workload)).collect();
             for (uid, served) in pods.extract_if(.., |uid, _| !wanted.contains_key(uid)) {
@@ -112,7 +112,7 @@ where
             let mut waiting = false;
             for (uid, workload) in wanted {
                 let now = pods.get(uid);
-                if now.is_some_and(|served| served.workload == *workload) {
+                if now.is_some_and(|served| served.workload.is_served_as(workload)) {
                     continue;
                 }
                 // A changed one stays in the kernel's maps meanwhile: it is never without a mesh.

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::listener::PodProxy;
 use super::relay::Relay;
 use super::socket::{close_in_order, failed, silent};
-use super::standing::Standing;
+use super::standing::{Lost, Standing};
 use crate::telemetry::{ConnectionSummary, Direction, End};
 
 /// One end of a connection: what is read and written, and the socket beneath it.
@@ -38,7 +38,9 @@ where
         Direction::Outbound => up.socket,
     };
     let limits = pod.shared.store.snapshot().mesh().timeouts;
-    let standing = summary.tls.as_ref().map(|tls| Standing::of(pod, tls));
+    // Outbound plaintext has none: nobody is known, and policies are its destination's.
+    let watched = summary.tls.is_some() || summary.direction == Direction::Inbound;
+    let standing = watched.then(|| Standing::of(pod, summary));
     let mut relay = Relay::new(down.stream, up.stream);
     let result = tokio::select! {
         biased;
@@ -46,7 +48,10 @@ where
         () = pod.shared.drain.overdue() => Err("drained"),
         () = silent(remote, limits.dead_peer) => Err("peer_dead"),
         // A relay that never rests leaves no share of the task's budget for others.
-        Some(reason) = unconstrained(until_lost(standing)) => Err(reason),
+        Some(lost) = unconstrained(until_lost(standing)) => {
+            summary.policy = lost.policy;
+            Err(lost.reason)
+        }
         Some(()) = until_old(limits.max_connection_age) => Err("max_age"),
     };
     (summary.bytes_sent, summary.bytes_received) = relay.moved();
@@ -60,8 +65,8 @@ where
     }
 }
 
-/// Returns the reason once an end has lost its standing; `None` at once for plaintext, where nobody has one.
-async fn until_lost(standing: Option<Standing>) -> Option<&'static str> {
+/// Returns the reason once the connection has lost its standing; `None` at once where there is none to lose.
+async fn until_lost(standing: Option<Standing>) -> Option<Lost> {
     Some(standing?.until_lost().await)
 }
 

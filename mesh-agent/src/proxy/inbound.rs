@@ -44,16 +44,22 @@ pub(super) async fn serve(pod: &PodProxy, socket: &TcpStream, summary: &mut Conn
         () = permit.evicted() => Err(End::Denied(gate::TOO_MANY)),
     };
     drop(permit);
+    let admit = |summary: &mut ConnectionSummary| Standing::of(pod, summary).admit(summary);
     match opened {
         Ok(Opened::Mesh(session)) => {
             let TlsSession { stream, peer, chain, info } = *session;
-            let tls = summary.tls.insert(Tls { peer, chain, info });
-            if let Err(end) = Standing::of(pod, tls).admit() {
+            summary.tls = Some(Tls { peer, chain, info });
+            if let Err(end) = admit(summary) {
                 return end;
             }
             deliver(pod, Side { stream, socket }, summary).await
         }
-        Ok(Opened::Plaintext(stream)) => deliver(pod, Side { stream, socket }, summary).await,
+        Ok(Opened::Plaintext(stream)) => {
+            if let Err(end) = admit(summary) {
+                return end;
+            }
+            deliver(pod, Side { stream, socket }, summary).await
+        }
         Err(end) => end,
     }
 }
@@ -61,7 +67,9 @@ pub(super) async fn serve(pod: &PodProxy, socket: &TcpStream, summary: &mut Conn
 async fn open<'a>(pod: &PodProxy, socket: &'a TcpStream, summary: &ConnectionSummary) -> Result<Opened<'a>, End> {
     let state = pod.shared.store.snapshot();
     let limits = state.mesh().timeouts;
-    let opening = match state.mesh().mode {
+    let mode = state.modes().of(&pod.workload.uid, summary.destination.port()).mode;
+    let opening = match mode {
+        MtlsMode::Disable => return Ok(Opened::Plaintext(Replayed::fresh(Borrowed(socket)))),
         MtlsMode::Strict => Ok(Opening::Mesh(Replayed::fresh(Borrowed(socket)))),
         MtlsMode::Permissive => classify(Borrowed(socket), limits.plaintext_detection, limits.handshake).await,
     };

@@ -75,8 +75,8 @@ async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummar
         return End::Failed("wrong_identity");
     }
     pod.shared.metrics.handshake(Direction::Outbound, session.info.data_path, began.elapsed());
-    let tls = summary.tls.insert(Tls { peer: session.peer, chain: session.chain, info: session.info });
-    if let Err(end) = Standing::of(pod, tls).admit() {
+    summary.tls = Some(Tls { peer: session.peer, chain: session.chain, info: session.info });
+    if let Err(end) = Standing::of(pod, summary).admit(summary) {
         return end;
     }
     let down = Side { stream: Borrowed(socket), socket };

@@ -1,10 +1,12 @@
-//! Watches whether both ends of a mesh connection keep their standing, from the end of the handshake on.
+//! Watches whether a connection keeps its standing, from the end of the handshake on.
 //!
-//! TLS looks at certificates once, and not at all when it resumes a session. What happens to an identity afterwards ends
-//! its connections here: a revocation of either end, and that this node holds no valid SVID of its own workload any more.
+//! TLS looks at certificates once, and not at all when it resumes a session. What happens afterwards ends connections
+//! here: a revocation of either end, that this node holds no valid SVID of its own workload any more or runs it no more
+//! under that identity, and inbound a policy or a mode that no longer allows it, be it by a new configuration or by the hour.
 //! That the *peer's* SVID expires is its own agent's to notice: TLS 1.3 can't show a new one on a live connection.
 
 use std::future::pending;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,11 +15,16 @@ use tokio::time::sleep;
 
 use super::listed::Listed;
 use super::listener::PodProxy;
+use crate::model::mesh::MtlsMode;
+use crate::model::policy::PolicyName;
 use crate::model::revocation::{CertificateId, Serial};
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::{Trust, X509Svid};
+use crate::model::workload::WorkloadUid;
+use crate::policy::{Cause, Connection, Verdict};
+use crate::state::MeshState;
 use crate::store::Store;
-use crate::telemetry::{End, Tls};
+use crate::telemetry::{ConnectionSummary, Direction, End};
 
 /// The longest sleep: timers stand still while a machine sleeps, and don't see that its clock was set.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
@@ -28,74 +35,180 @@ pub(super) struct Standing {
     svid: watch::Receiver<Arc<X509Svid>>,
     trust: watch::Receiver<Arc<Trust>>,
     listed: Arc<Listed>,
+    workload: WorkloadUid,
     own: (SpiffeId, Serial),
-    peer: SpiffeId,
+    /// `None`: plaintext.
+    peer: Option<Peer>,
+    /// Inbound: policies are enforced where the connection arrives.
+    access: Option<Access>,
+}
+
+/// Who the other end has proven to be.
+struct Peer {
+    id: SpiffeId,
+    /// The certificates that prove it, leaf first. Never empty.
     chain: Arc<[CertificateId]>,
 }
 
+impl Peer {
+    fn serial(&self) -> &Serial {
+        &self.chain[0].serial
+    }
+}
+
+/// What policies are asked.
+struct Access {
+    source: IpAddr,
+    destination: SocketAddr,
+}
+
+/// Why a connection has no standing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Lost {
+    /// The label in logs and metrics.
+    pub(super) reason: &'static str,
+    /// The policy that says so.
+    pub(super) policy: Option<PolicyName>,
+    rule: Option<usize>,
+}
+
+impl Lost {
+    fn by(reason: &'static str) -> Self {
+        Self { reason, policy: None, rule: None }
+    }
+}
+
+/// A connection that has standing.
+struct Good {
+    /// The ALLOW policy that it matches.
+    policy: Option<PolicyName>,
+    /// The AUDIT policies that it matches.
+    audited: Vec<PolicyName>,
+}
+
 impl Standing {
-    /// Of a session that has just been authenticated.
-    pub(super) fn of(pod: &PodProxy, tls: &Tls) -> Self {
+    /// Of a connection whose peer is known by now, if it has one.
+    pub(super) fn of(pod: &PodProxy, summary: &ConnectionSummary) -> Self {
         let svid = pod.contexts.svid();
         let own = (pod.workload.identity.clone(), svid.borrow().serial.clone());
-        let (store, trust, listed) =
-            (pod.shared.store.clone(), pod.shared.trust.clone(), Arc::clone(&pod.shared.listed));
-        Self { store, svid, trust, listed, own, peer: tls.peer.clone(), chain: Arc::clone(&tls.chain) }
+        let access = (summary.direction == Direction::Inbound)
+            .then(|| Access { source: summary.source.ip(), destination: summary.destination });
+        let peer = summary.tls.as_ref().map(|tls| Peer { id: tls.peer.clone(), chain: Arc::clone(&tls.chain) });
+        let (shared, workload) = (&pod.shared, pod.workload.uid.clone());
+        let (store, trust, listed) = (shared.store.clone(), shared.trust.clone(), Arc::clone(&shared.listed));
+        Self { store, svid, trust, listed, workload, own, peer, access }
     }
 
-    /// Refuses the session if an end has no standing even now.
-    pub(super) fn admit(&self) -> Result<(), End> {
-        match self.lost(SystemTime::now()) {
-            Some(reason) => Err(End::Denied(self.audited(reason))),
-            None => Ok(()),
+    /// Refuses the connection if it has no standing even now; notes the policy that decided.
+    pub(super) fn admit(&self, summary: &mut ConnectionSummary) -> Result<(), End> {
+        let state = self.store.snapshot();
+        match self.judge(&state, SystemTime::now()) {
+            Ok(Good { policy, audited }) => {
+                audited.iter().for_each(|policy| self.matched(policy));
+                summary.policy = policy;
+                Ok(())
+            }
+            Err((lost, audited)) => {
+                audited.iter().for_each(|policy| self.matched(policy));
+                let Lost { reason, policy, .. } = self.audited(lost);
+                summary.policy = policy;
+                Err(End::Denied(reason))
+            }
         }
     }
 
-    /// Returns, with the reason, once an end has lost its standing.
-    pub(super) async fn until_lost(mut self) -> &'static str {
+    /// Returns, with the reason, once the connection has lost its standing.
+    pub(super) async fn until_lost(mut self) -> Lost {
         loop {
-            let now = SystemTime::now();
-            if let Some(reason) = self.lost(now) {
-                return self.audited(reason);
+            let (now, state) = (SystemTime::now(), self.store.snapshot());
+            if let Err((lost, _)) = self.judge(&state, now) {
+                return self.audited(lost);
             }
-            let left = self.svid.borrow().not_after.duration_since(now).unwrap_or_default();
+            let left = self.holds_until(&state, now).and_then(|until| until.duration_since(now).ok());
+            // Held, a snapshot would live as long as the connection.
+            drop(state);
             tokio::select! {
                 () = self.store.changed() => {}
                 () = renewed(&mut self.svid) => {}
-                () = sleep((left + Duration::from_millis(1)).min(MAX_SLEEP)) => {}
+                () = sleep(left.map_or(MAX_SLEEP, |left| (left + Duration::from_millis(1)).min(MAX_SLEEP))) => {}
             }
         }
     }
 
-    fn lost(&self, now: SystemTime) -> Option<&'static str> {
-        let (state, trust) = (self.store.snapshot(), Arc::clone(&self.trust.borrow()));
-        let (own, own_serial) = &self.own;
-        // CAs' lists are for those who are shown a certificate: the peer's agent looks at ours.
-        if state.revokes(own, own_serial)
-            || state.revokes(&self.peer, self.peer_serial())
-            || self.listed.has(&state, &trust, &self.chain)
-        {
-            return Some("revoked");
+    fn judge(&self, state: &Arc<MeshState>, now: SystemTime) -> Result<Good, (Lost, Vec<PolicyName>)> {
+        let lost = |reason| Err((Lost::by(reason), Vec::new()));
+        if let Some(peer) = &self.peer {
+            let (own, own_serial) = &self.own;
+            // CAs' lists are for those who are shown a certificate: the peer's agent looks at ours.
+            if state.revokes(own, own_serial)
+                || state.revokes(&peer.id, peer.serial())
+                || self.listed.has(state, &self.trust.borrow(), &peer.chain)
+            {
+                return lost("revoked");
+            }
+            if state.workload(&self.workload).is_none_or(|workload| workload.identity != *own) {
+                return lost("withdrawn");
+            }
+            if !self.svid.borrow().is_valid_at(now) {
+                return lost("svid_expired");
+            }
         }
-        (!self.svid.borrow().is_valid_at(now)).then_some("svid_expired")
+        let Some(access) = &self.access else { return Ok(Good { policy: None, audited: Vec::new() }) };
+        let mode = state.modes().of(&self.workload, access.destination.port());
+        if self.peer.is_none() && mode.mode == MtlsMode::Strict {
+            return Err((Lost { policy: mode.by.clone(), ..Lost::by("plaintext_refused") }, Vec::new()));
+        }
+        let connection = Connection {
+            peer: self.peer.as_ref().map(|peer| &peer.id),
+            source: access.source,
+            destination: access.destination,
+            now,
+        };
+        let decision = state.policies().evaluate(&self.workload, &connection);
+        match decision.verdict {
+            Verdict::Allowed(by) => Ok(Good { policy: by.map(|by| by.policy), audited: decision.audited }),
+            Verdict::Denied(Cause { policy, rule }) => {
+                Err((Lost { reason: "policy", policy: Some(policy), rule }, decision.audited))
+            }
+        }
     }
 
-    fn peer_serial(&self) -> &Serial {
-        &self.chain[0].serial
+    /// When the connection may lose its standing by time alone.
+    fn holds_until(&self, state: &MeshState, now: SystemTime) -> Option<SystemTime> {
+        let svid = self.peer.is_some().then(|| self.svid.borrow().not_after);
+        let policies = self.access.as_ref().and_then(|_| state.policies().holds_until(&self.workload, now));
+        svid.into_iter().chain(policies).min()
     }
 
-    fn audited(&self, reason: &'static str) -> &'static str {
-        let ((own, own_serial), (peer, peer_serial)) = (&self.own, (&self.peer, self.peer_serial()));
+    fn audited(&self, lost: Lost) -> Lost {
+        let (own, own_serial) = &self.own;
         tracing::warn!(
             target: "audit",
-            reason,
+            reason = lost.reason,
+            policy = lost.policy.as_ref().map(tracing::field::display),
+            policy.rule = lost.rule,
             workload.id = %own,
             workload.serial = %own_serial,
-            peer.id = %peer,
-            peer.serial = %peer_serial,
+            peer.id = self.peer.as_ref().map(|peer| tracing::field::display(&peer.id)),
+            peer.serial = self.peer.as_ref().map(|peer| tracing::field::display(peer.serial())),
+            src.ip = self.access.as_ref().map(|access| tracing::field::display(access.source)),
+            dst.addr = self.access.as_ref().map(|access| tracing::field::display(access.destination)),
             "connection without standing"
         );
-        reason
+        lost
+    }
+
+    fn matched(&self, policy: &PolicyName) {
+        tracing::info!(
+            target: "audit",
+            reason = "audit_policy",
+            policy = %policy,
+            workload.id = %self.own.0,
+            peer.id = self.peer.as_ref().map(|peer| tracing::field::display(&peer.id)),
+            src.ip = self.access.as_ref().map(|access| tracing::field::display(access.source)),
+            dst.addr = self.access.as_ref().map(|access| tracing::field::display(access.destination)),
+            "connection matches an AUDIT policy"
+        );
     }
 }
 
@@ -107,72 +220,4 @@ async fn renewed(svid: &mut watch::Receiver<Arc<X509Svid>>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{SourceFile, parse};
-    use crate::model::revocation::IssuerName;
-    use crate::model::svid::TrustBundle;
-    use crate::state::MeshState;
-    use crate::store::{Publisher, channel};
-    use std::time::UNIX_EPOCH;
-
-    fn state(revocation: &str) -> MeshState {
-        let head = "apiVersion: mesh.hauberk.dev/v1alpha1\nkind:";
-        let text = format!(
-            "{head} Mesh\nmetadata: {{name: mesh}}\nspec:\n  trustDomain: test\n  \
-             issuer: {{embedded: {{certificate: ca.crt, key: ca.key}}}}\n{revocation}"
-        );
-        let text = text.replace("REVOKE", &format!("---\n{head} Revocation\nmetadata: {{name: lost}}\nspec:"));
-        MeshState::new(parse(&[SourceFile { name: "mesh.yaml".into(), text }]).unwrap())
-    }
-
-    fn svid(not_after: SystemTime) -> Arc<X509Svid> {
-        let id = SpiffeId::parse("spiffe://test/web").unwrap();
-        let (serial, not_before) = (Serial::parse("aa").unwrap(), UNIX_EPOCH);
-        Arc::new(X509Svid { id, chain: Vec::new(), private_key: Vec::new().into(), serial, not_before, not_after })
-    }
-
-    /// A connection between `web` (serial number aa), whose SVID expires at `not_after`, and `db` (bb).
-    fn standing(not_after: SystemTime) -> (Standing, Publisher, watch::Sender<Arc<X509Svid>>) {
-        let (publisher, store) = channel(state(""));
-        let (sender, svid) = watch::channel(svid(not_after));
-        let end = |id, serial| (SpiffeId::parse(id).unwrap(), Serial::parse(serial).unwrap());
-        let (own, (peer, serial)) = (end("spiffe://test/web", "aa"), end("spiffe://test/db", "bb"));
-        let chain = Arc::new([CertificateId { issuer: IssuerName::from_der(b""), serial }]);
-        let bundle = Arc::new(TrustBundle { trust_domain: own.0.trust_domain().clone(), roots: Vec::new() });
-        let trust = watch::channel(Arc::new(Trust { bundle, signer: String::new() })).1;
-        (Standing { store, svid, trust, listed: Arc::default(), own, peer, chain }, publisher, sender)
-    }
-
-    #[test]
-    fn either_end_loses_its_standing_by_identity_or_serial_number() {
-        let (standing, publisher, _svid) = standing(UNIX_EPOCH + Duration::from_secs(9));
-        let check = |revocation, now| {
-            publisher.publish(state(revocation));
-            standing.lost(UNIX_EPOCH + Duration::from_secs(now))
-        };
-        assert_eq!(check("", 9), None);
-        assert_eq!(check("REVOKE {spiffeIds: [spiffe://test/db]}", 9), Some("revoked"));
-        assert_eq!(check("REVOKE {spiffeIds: [spiffe://test/web]}", 9), Some("revoked"));
-        assert_eq!(check("REVOKE {serials: ['aa']}", 9), Some("revoked"));
-        assert_eq!(check("REVOKE {serials: ['bb']}", 9), Some("revoked"));
-        assert_eq!(check("REVOKE {spiffeIds: [spiffe://test/other], serials: ['cc']}", 9), None);
-        assert_eq!(check("", 10), Some("svid_expired"));
-    }
-
-    #[tokio::test]
-    async fn a_live_connection_hears_of_it() {
-        let (standing, publisher, _svid) = standing(SystemTime::now() + Duration::from_hours(1));
-        let watching = tokio::spawn(standing.until_lost());
-        publisher.publish(state("REVOKE {serials: ['bb']}"));
-        assert_eq!(watching.await.unwrap(), "revoked");
-    }
-
-    #[tokio::test]
-    async fn an_svid_that_is_not_renewed_ends_the_connection() {
-        let (expired, _publisher, sender) = standing(SystemTime::now() + Duration::from_millis(20));
-        let watching = tokio::spawn(expired.until_lost());
-        assert_eq!(watching.await.unwrap(), "svid_expired");
-        drop(sender);
-    }
-}
+mod tests;

@@ -32,9 +32,12 @@ pub enum Fallback {
 pub fn route(state: &MeshState, destination: SocketAddr) -> Route {
     match state.at(destination.ip()) {
         Some(workload) if workload.exclude.inbound_ports.contains(&destination.port()) => Route::Plaintext,
+        Some(workload) if state.modes().of(&workload.uid, destination.port()).mode == MtlsMode::Disable => {
+            Route::Plaintext
+        }
         Some(workload) => Route::Mesh(workload.identity.clone()),
-        None if state.in_pod_ranges(destination.ip()) => Route::Unknown(match state.mesh().mode {
-            MtlsMode::Permissive => Fallback::Plaintext,
+        None if state.in_pod_ranges(destination.ip()) => Route::Unknown(match state.modes().whole().mode {
+            MtlsMode::Disable | MtlsMode::Permissive => Fallback::Plaintext,
             MtlsMode::Strict => Fallback::Reset,
         }),
         None => Route::Plaintext,

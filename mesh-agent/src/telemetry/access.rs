@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::metrics::{Closed, Metrics};
 use crate::model::connection::TlsInfo;
+use crate::model::policy::PolicyName;
 use crate::model::revocation::{CertificateId, Serial};
 use crate::model::spiffe::SpiffeId;
 
@@ -76,6 +77,8 @@ pub struct ConnectionSummary {
     pub tls: Option<Tls>,
     /// Who made the connection, if the kernel attested it: command and process id.
     pub process: Option<(String, u32)>,
+    /// The policy that allowed or refused it; `None` if none was asked, or none had to decide.
+    pub policy: Option<PolicyName>,
     started: Instant,
 }
 
@@ -88,8 +91,9 @@ impl ConnectionSummary {
         workload: SpiffeId,
         started: Instant,
     ) -> Self {
-        let (tls, process) = (None, None);
-        Self { direction, source, destination, workload, bytes_sent: 0, bytes_received: 0, tls, process, started }
+        let (tls, process, policy) = (None, None, None);
+        let (bytes_sent, bytes_received) = (0, 0);
+        Self { direction, source, destination, workload, bytes_sent, bytes_received, tls, process, policy, started }
     }
 
     /// Writes the access line and counts the connection.
@@ -126,6 +130,7 @@ impl ConnectionSummary {
             duration_ms = self.started.elapsed().as_secs_f64() * 1e3,
             outcome,
             reason,
+            policy = self.policy.as_ref().map(tracing::field::display),
             "connection"
         );
         metrics.closed(&Closed {

@@ -52,7 +52,11 @@ fn mistakes_of_a_federated_trust_domain() {
     let at = "0.yaml: document 1 (FederatedTrustDomain other): spec";
     for (trust_domain, bundle, expected) in [
         ("cluster.local", &*root, "trustDomain: is the Mesh's own: its roots come from its issuer"),
-        ("Other", &root, "trustDomain: `Other` has a trust domain with a character other than a-z, 0-9, `.`, `-` and `_`"),
+        (
+            "Other",
+            &root,
+            "trustDomain: `Other` has a trust domain with a character other than a-z, 0-9, `.`, `-` and `_`",
+        ),
         ("other.test", "nonsense", "bundle: can't be used: the bundle has no certificate"),
         ("other.test", &leaf, "bundle: certificate 0 is not one of a CA that may sign certificates"),
     ] {
