@@ -29,12 +29,16 @@ use crate::state::MeshState;
 use crate::store;
 use crate::sys::{cgroup, harden};
 use crate::telemetry::Metrics;
+use crate::telemetry::audit::AuditHandle;
 use crate::telemetry::metrics::Views;
 use crate::tls::datapath::{DataPathError, DataPaths};
 use crate::tls::probe::{ProbeError, probe};
 
+mod audit;
 pub mod authority;
 pub mod issuer;
+
+pub use audit::verify_audit;
 
 /// How often denials are read from the ring buffer.
 const DRAIN_DENIALS: Duration = Duration::from_millis(100);
@@ -109,7 +113,7 @@ pub enum RunError {
 }
 
 /// Runs the agent until SIGTERM or SIGINT. What it has pinned stays: enrolled pods fail closed until the next agent.
-pub async fn run(args: RunArgs) -> Result<(), RunError> {
+pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunError> {
     let watch = Watch::begin(&args.config)?;
     let state = MeshState::new(watch.in_force().clone());
     let node = NodeName::new(&args.node);
@@ -130,6 +134,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::new(Views {
         kernel: Box::new(move || counted.counters()),
         identity: Box::new(move || issuing.view()),
+        audit: audit.clone(),
     }));
     metrics.kernel_tls(data_paths.kernel().map_or(&[], |kernel| &kernel.ciphers));
     let readiness = Arc::new(Readiness::waiting(state.on_node(&node)));

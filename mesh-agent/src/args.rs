@@ -7,6 +7,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::telemetry::log::LogFormat;
 
+pub mod audit;
+
+use audit::{AuditArgs, AuditCommand};
+
 /// Node agent of the Hauberk service mesh: mutual TLS between workloads without sidecars.
 #[derive(Debug, Parser)]
 #[command(name = "mesh-agent", version)]
@@ -32,6 +36,9 @@ pub enum Command {
     Ca(CaCommand),
     /// Issue an SVID from the embedded CA into files, for tools such as openssl. Writes a private key: for tests.
     Svid(SvidArgs),
+    /// Look at an audit log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Try what this node's kernel can do of TLS, and print it. Exit code 1: nothing.
     Probe,
     /// Take the mesh off this node: remove every pinned program and map. Pods talk plaintext afterwards.
@@ -59,6 +66,9 @@ pub struct RunArgs {
     /// Seconds that open connections get after SIGTERM, before they are reset. A second signal ends the wait.
     #[arg(long, env = "HAUBERK_DRAIN_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 10)]
     pub drain_timeout: u64,
+    /// The audit log.
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// The `ca` commands.
@@ -141,6 +151,9 @@ pub struct CaServeArgs {
     /// Address of the signing API.
     #[arg(long, env = "HAUBERK_CA_LISTEN", value_name = "ADDR:PORT", default_value = "[::]:15100")]
     pub listen: SocketAddr,
+    /// The audit log.
+    #[command(flatten)]
+    pub audit: AuditArgs,
 }
 
 /// For `ca token`.

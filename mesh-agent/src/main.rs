@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use clap::Parser;
 use mesh_agent::app::{self, RunError, authority};
+use mesh_agent::args::audit::{AuditCommand, AuditVerifyArgs};
 use mesh_agent::args::{BundleFormat, CaBundleArgs, CaCommand, Cli, Command, RotateStep};
 use mesh_agent::bpf::Kernel;
 use mesh_agent::identity::rotate::CaDirectory;
@@ -16,11 +17,12 @@ use mesh_agent::identity::{EmbeddedIssuer, ca, export};
 use mesh_agent::model::bundle;
 use mesh_agent::model::mesh::{CaFiles, SvidSettings};
 use mesh_agent::model::spiffe::{SpiffeId, TrustDomain};
+use mesh_agent::telemetry::audit::{AuditError, AuditLog};
 use mesh_agent::telemetry::log;
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
             let misconfigured = matches!(error.downcast_ref(), Some(RunError::Config(_)));
@@ -29,13 +31,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
-    log::init(cli.log_format, &cli.log).map_err(|error| anyhow::anyhow!(error)).context("set up logging")?;
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    // Before the audit log is opened: it has a key.
+    if matches!(cli.command, Command::Run(_) | Command::Ca(CaCommand::Serve(_))) {
+        mesh_agent::sys::harden::no_core_dumps().context("keep keys out of core dumps")?;
+    }
+    let audit = open_audit(&cli.command);
+    let layer = audit.as_ref().ok().and_then(|log| Some(log.as_ref()?.layer()));
+    log::init(cli.log_format, &cli.log, layer).map_err(|error| anyhow::anyhow!(error)).context("set up logging")?;
+    let audit = audit?;
     match cli.command {
-        Command::Run(args) => {
-            mesh_agent::sys::harden::no_core_dumps().context("keep keys out of core dumps")?;
-            runtime()?.block_on(app::run(args))?;
-        }
+        Command::Run(args) => runtime()?.block_on(app::run(args, audit.as_ref().map(AuditLog::handle)))?,
+        Command::Audit(AuditCommand::Verify(args)) => return verify(&args),
         Command::Ca(command) => run_ca(command)?,
         Command::Svid(args) => {
             let config = mesh_agent::sources::file::load(&args.config).map_err(RunError::from)?;
@@ -43,13 +50,25 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let id = SpiffeId::of_service_account(&config.mesh.trust_domain, &args.namespace, &args.service_account)?;
             runtime()?.block_on(export::export(&ca, &id, &args.out))?;
         }
-        Command::Probe => {
-            let text = app::describe_probe()?;
-            std::io::stdout().lock().write_all(text.as_bytes()).context("write to stdout")?;
-        }
+        Command::Probe => print(&app::describe_probe()?)?,
         Command::Uninstall(args) => Kernel::uninstall(&args.bpffs)?,
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open_audit(command: &Command) -> Result<Option<AuditLog>, AuditError> {
+    let settings = match command {
+        Command::Run(args) => args.audit.settings(&args.node),
+        Command::Ca(CaCommand::Serve(args)) => args.audit.settings("ca"),
+        _ => None,
+    };
+    settings.map(|settings| AuditLog::open(&settings)).transpose()
+}
+
+fn verify(args: &AuditVerifyArgs) -> anyhow::Result<ExitCode> {
+    let (text, whole) = app::verify_audit(args)?;
+    print(&text)?;
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run_ca(command: CaCommand) -> anyhow::Result<()> {
@@ -61,7 +80,6 @@ fn run_ca(command: CaCommand) -> anyhow::Result<()> {
             ca::intermediate_dir(&args.root, &args.dir, &trust_domain(&args.trust_domain)?, now)?;
         }
         CaCommand::Serve(args) => {
-            mesh_agent::sys::harden::no_core_dumps().context("keep keys out of core dumps")?;
             runtime()?.block_on(authority::serve(args))?;
         }
         CaCommand::Token(args) => {

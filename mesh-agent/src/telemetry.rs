@@ -3,8 +3,11 @@
 //! Emitters only; what is worth telling is decided by the callers.
 
 pub mod access;
+pub mod audit;
 pub mod log;
 pub mod metrics;
+mod moment;
 
 pub use access::{ConnectionSummary, Direction, End, Tls};
 pub use metrics::Metrics;
+pub use moment::moment;

@@ -47,8 +47,9 @@ impl EmbeddedIssuer {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.texts != texts {
             tracing::info!(
-                ca.signer = ca.anchors().signer,
+                target: "audit",
                 roots = ca.anchors().bundle.roots.len(),
+                ca.signer = ca.anchors().signer,
                 "the CA has changed"
             );
             self.trust.send_replace(Arc::new(ca.anchors().clone()));

@@ -56,6 +56,7 @@ impl SvidManager {
         }
         let (signer, issued) = self.issue(id, now).await;
         let svid = issued?;
+        tracing::info!(target: "audit", { svid.id = %id, svid.serial = %svid.serial }, "svid issued");
         let entry = Entry {
             due: schedule::rotate_at(now, svid.not_after, jitter()),
             svid: watch::Sender::new(Arc::new(svid)),
@@ -177,7 +178,7 @@ impl Entry {
     fn apply(&mut self, id: &SpiffeId, signer: String, issued: Result<X509Svid, IssueError>, now: SystemTime) {
         match issued {
             Ok(svid) => {
-                tracing::info!(svid.id = %id, svid.serial = %svid.serial, "svid rotated");
+                tracing::info!(target: "audit", { svid.id = %id, svid.serial = %svid.serial }, "svid rotated");
                 self.due = schedule::rotate_at(now, svid.not_after, jitter());
                 (self.failures, self.signer) = (0, signer);
                 self.svid.send_replace(Arc::new(svid));
@@ -186,7 +187,7 @@ impl Entry {
                 self.failures = self.failures.saturating_add(1);
                 self.due = now + schedule::retry_after(self.failures, jitter());
                 let error: &dyn std::error::Error = &error;
-                tracing::warn!(svid.id = %id, error, failures = self.failures, "svid rotation failed");
+                tracing::warn!(target: "audit", { svid.id = %id, error, failures = self.failures }, "svid rotation failed");
             }
         }
     }

@@ -105,7 +105,7 @@ where
             maps.set_destinations(state.diverted())?;
             let wanted: BTreeMap<_, _> = state.on_node(&node).map(|workload| (&workload.uid, workload)).collect();
             for (uid, served) in pods.extract_if(.., |uid, _| !wanted.contains_key(uid)) {
-                tracing::info!(workload = %uid, "workload withdrawn");
+                tracing::info!(target: "audit", workload = %uid, "workload withdrawn");
                 self.withdraw(&maps, &mut numbers, served.netns.cookie())?;
             }
             self.readiness.keep(|uid| wanted.contains_key(uid), &self.metrics);
@@ -141,7 +141,7 @@ where
     ) -> bool {
         match self.enrol(maps, numbers, workload, kept).await {
             Ok(served) => {
-                tracing::info!(workload = %workload.uid, id = %workload.identity, "workload enrolled");
+                tracing::info!(target: "audit", workload = %workload.uid, id = %workload.identity, "workload enrolled");
                 pods.insert(workload.uid.clone(), served);
                 self.readiness.set(&workload.uid, None, &self.metrics);
                 true

@@ -67,12 +67,12 @@ async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummar
             Ok(session) => session,
             Err(error) => {
                 tracing::debug!(%error, dst.addr = %summary.destination, "handshake failed");
-                return End::Failed(error.reason());
+                return End::Unproven(error.reason());
             }
         };
     // The verifier has seen to it, or the session that is resumed; whoever else answers gets nothing from us.
     if session.peer != *expected {
-        return End::Failed("wrong_identity");
+        return End::Unproven("wrong_identity");
     }
     pod.shared.metrics.handshake(Direction::Outbound, session.info.data_path, began.elapsed());
     summary.tls = Some(Tls { peer: session.peer, chain: session.chain, info: session.info });

@@ -87,7 +87,7 @@ impl RemoteIssuer {
         let issued = understand(&answer, &self.node, &key)?;
         // Whoever signed this has the pinned key, so the roots are asked for by the same pin.
         self.learn(ask(&self.address, config, wire::TRUST, None::<&()>).await?)?;
-        tracing::info!(node.id = %self.node, "joined the mesh");
+        tracing::info!(target: "audit", { node.id = %self.node }, "joined the mesh");
         Ok((key, issued))
     }
 
@@ -125,7 +125,7 @@ impl RemoteIssuer {
         self.trust.send_if_modified(|current| {
             let is_new = **current != next;
             if is_new {
-                tracing::info!(roots = next.bundle.roots.len(), signer = next.signer, "the issuer has other roots");
+                tracing::info!(target: "audit", roots = next.bundle.roots.len(), signer = next.signer, "the issuer has other roots");
                 *current = Arc::new(next);
             }
             is_new

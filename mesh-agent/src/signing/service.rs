@@ -87,7 +87,7 @@ impl Service {
         }
         let issued = self.sign(&id, &public_key, now)?;
         journal.note(&token.node, &id, &issued, Some(&token.serial)).map_err(failed)?;
-        tracing::info!(node = token.node, token.serial = token.serial, svid.serial = %issued.serial, "node joined");
+        tracing::info!(target: "audit", node = token.node, token.serial = token.serial, svid.serial = %issued.serial, "node joined");
         Ok(answer(&issued))
     }
 
@@ -110,7 +110,7 @@ impl Service {
         let issued = self.sign(&id, &public_key(&request)?, now)?;
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         journal.note(node, &id, &issued, None).map_err(failed)?;
-        tracing::info!(node, svid.id = %id, svid.serial = %issued.serial, "svid issued");
+        tracing::info!(target: "audit", node, svid.id = %id, svid.serial = %issued.serial, "svid issued");
         Ok(answer(&issued))
     }
 

@@ -92,11 +92,16 @@ impl Watch {
                 Some(Ok(())) => {
                     publisher.publish(MeshState::new(self.in_force.clone()));
                     metrics.configuration(true);
-                    tracing::info!("changed configuration taken");
+                    tracing::info!(
+                        target: "audit",
+                        workloads = self.in_force.workloads.len(),
+                        revocations = self.in_force.revocations.len(),
+                        "changed configuration taken"
+                    );
                 }
                 Some(Err(rejection)) => {
                     metrics.configuration(false);
-                    tracing::error!(reason = %rejection, "changed configuration rejected; the last good one stays in force");
+                    tracing::error!(target: "audit", reason = %rejection, "changed configuration rejected; the last good one stays in force");
                 }
             }
         }

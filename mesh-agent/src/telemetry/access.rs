@@ -36,8 +36,21 @@ pub enum End {
     Closed,
     /// A rule refused it.
     Denied(&'static str),
-    /// Something broke: before the relay (a handshake, a connect) or in it (a reset).
+    /// Something broke: before the relay (a connect) or in it (a reset).
     Failed(&'static str),
+    /// A TLS handshake that we began came to nothing: who answered didn't prove to be the one that was meant.
+    Unproven(&'static str),
+}
+
+impl End {
+    /// What the audit log calls it, if it is an event of security.
+    const fn security_event(self) -> Option<&'static str> {
+        match self {
+            Self::Closed | Self::Failed(_) => None,
+            Self::Denied(_) => Some("connection denied"),
+            Self::Unproven(_) => Some("handshake failed"),
+        }
+    }
 }
 
 /// The TLS side of a connection.
@@ -101,7 +114,7 @@ impl ConnectionSummary {
         let (outcome, reason) = match end {
             End::Closed => ("ok", None),
             End::Denied(reason) => ("denied", Some(reason)),
-            End::Failed(reason) => ("failed", Some(reason)),
+            End::Failed(reason) | End::Unproven(reason) => ("failed", Some(reason)),
         };
         let info = self.tls.as_ref().map(|tls| tls.info);
         let peer = self.tls.as_ref().map(|tls| &tls.peer);
@@ -133,6 +146,19 @@ impl ConnectionSummary {
             policy = self.policy.as_ref().map(tracing::field::display),
             "connection"
         );
+        if let Some(event) = end.security_event() {
+            tracing::warn!(
+                target: "audit",
+                direction = self.direction.label(),
+                src.addr = %self.source,
+                dst.addr = %self.destination,
+                src.id = source_id.map(tracing::field::display),
+                dst.id = destination_id.map(tracing::field::display),
+                process.comm = self.process.as_ref().map(|(comm, _pid)| comm.as_str()),
+                reason,
+                "{event}"
+            );
+        }
         metrics.closed(&Closed {
             direction: self.direction.label(),
             outcome,

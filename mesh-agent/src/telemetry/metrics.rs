@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::access::Direction;
+use super::audit::AuditHandle;
 use crate::model::connection::DataPath;
 use crate::model::mesh::CipherSuite;
 
@@ -205,6 +206,8 @@ pub struct Views {
     pub kernel: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
     /// How issuing goes.
     pub identity: Box<dyn Fn() -> IdentityView + Send + Sync>,
+    /// How the audit log stands, if there is one.
+    pub audit: Option<AuditHandle>,
 }
 
 /// How issuing goes.
@@ -248,6 +251,11 @@ impl Collector for Views {
         };
         count("svids_issued", "SVIDs issued to this agent", view.issued)?;
         count("svid_failures", "Attempts to get an SVID that failed", view.failed)?;
+        if let Some(audit) = self.audit.as_ref().map(AuditHandle::view) {
+            count("audit_records_lost", "Security events that the audit log had no room for", audit.lost)?;
+            let writable = f64::from(audit.failing.is_none());
+            gauge(&mut encoder, "audit_writable", "Whether the audit log can be written", writable)?;
+        }
         let Some(expiry) = view.next_expiry else { return Ok(()) };
         let help = "When the first of this node's SVIDs expires, in Unix time";
         timestamp(&mut encoder, "svid_expiry_timestamp", help, expiry)
@@ -277,6 +285,7 @@ mod tests {
                 trust_roots: 2,
                 ..IdentityView::default()
             }),
+            audit: None,
         });
         let active = metrics.opened(Direction::Inbound);
         metrics.handshake(Direction::Inbound, DataPath::Kernel, Duration::from_millis(2));
