@@ -27,7 +27,7 @@ fn workloads_of_two_trust_domains_talk_for_as_long_as_each_ones_roots_are_known(
     let root = std::fs::read_to_string(mesh.authority().directory().join("ca.crt"))?;
     mesh.federate("b", mesh_tests::mesh::TRUST_DOMAIN, &std::fs::read_to_string(stranger.join("ca.crt"))?)?;
     wait_until(LIMIT, "the client is refused", || Ok(claims::is_refused(&call()?).is_ok().then_some(())))?;
-    mesh.agent("b").wait_access(&[("direction", "inbound"), ("outcome", "failed"), ("reason", "untrusted")])?;
+    mesh.agent("b").wait_access(&[("direction", "inbound"), ("outcome", "denied"), ("reason", "untrusted")])?;
     mesh.federate("b", mesh_tests::mesh::TRUST_DOMAIN, &root)?;
     wait_until(LIMIT, "the client is served again", || Ok(claims::answer_is_right(&call()?).is_ok().then_some(())))
 }
