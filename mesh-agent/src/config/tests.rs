@@ -283,11 +283,6 @@ fn mistakes_of_the_mesh() {
             &with("tls: {rekeyAfter: 5MB}"),
             "spec.tls.rekeyAfter: `5MB` is not an amount like `64Mi`, `10Gi` or `1Ti`",
         ),
-        (
-            trust_domain,
-            &with("tls: {sessionResumption: on}"),
-            "spec.tls.sessionResumption: `on` is not one of `Enabled`, `Disabled`",
-        ),
         (trust_domain, &with("tls: {rekeyAfter: 1Ki}"), "spec.tls.rekeyAfter: `1Ki` is less than 1048576 bytes"),
         (trust_domain, &with("tls: {keyExchange: []}"), "spec.tls.keyExchange: is empty, expected at least one item"),
         (issuer, "", "spec.issuer: is required"),
