@@ -2,13 +2,16 @@
 //!
 //! Reading files is `sources::file`'s business, so that the Kubernetes API can feed the same rules.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::Value;
 use walk::Report;
 
 use crate::model::mesh::Mesh;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
+use crate::model::rego::RegoSettings;
 use crate::model::revocation::Revocation;
 use crate::model::svid::TrustBundle;
 use crate::model::workload::Workload;
@@ -22,6 +25,7 @@ mod mesh;
 mod object;
 mod peer_authentication;
 mod policy;
+mod rego;
 mod revocation;
 mod value;
 mod walk;
@@ -30,7 +34,7 @@ mod workload;
 use assemble::{Assembly, Place};
 pub use error::{ConfigError, ConfigErrors};
 
-/// One file of YAML documents, or with a name in `.crl` the revocation lists of CAs in PEM.
+/// One file of YAML documents; with a name in `.crl` revocation lists of CAs in PEM, in `.rego` a policy in Rego.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SourceFile {
     /// Its name, as errors show it.
@@ -52,6 +56,8 @@ pub struct MeshConfig {
     pub authorization: Vec<AuthorizationPolicy>,
     /// What inbound connections must be, ordered by name.
     pub peer_authentication: Vec<PeerAuthentication>,
+    /// Who is asked in Rego, after our own policies.
+    pub rego: Option<Arc<RegoSettings>>,
     /// What is revoked, ordered by name.
     pub revocations: Vec<Revocation>,
 }
@@ -60,9 +66,16 @@ pub struct MeshConfig {
 pub fn parse(documents: &[SourceFile]) -> Result<MeshConfig, ConfigErrors> {
     let mut assembly = Assembly::default();
     for file in documents {
-        if file.name.extension().is_some_and(|extension| extension == "crl") {
-            read_crl(&mut assembly, file);
-            continue;
+        match file.name.extension().and_then(OsStr::to_str) {
+            Some("crl") => {
+                read_crl(&mut assembly, file);
+                continue;
+            }
+            Some("rego") => {
+                assembly.add_module(file);
+                continue;
+            }
+            _ => {}
         }
         for (index, document) in document::split(&file.text).into_iter().enumerate() {
             let place = Place { file: file.name.clone(), document: index + 1, object: None };

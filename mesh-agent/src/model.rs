@@ -10,6 +10,7 @@ pub mod crl;
 pub mod kernel;
 pub mod mesh;
 pub mod policy;
+pub mod rego;
 pub mod revocation;
 pub mod spiffe;
 pub mod svid;

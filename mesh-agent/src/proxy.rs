@@ -12,6 +12,7 @@ mod inbound;
 mod listed;
 mod listener;
 mod outbound;
+mod rego;
 mod relay;
 mod silence;
 mod socket;

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::config::MeshConfig;
 use crate::model::crl::Crl;
 use crate::model::mesh::Mesh;
+use crate::model::rego::RegoSettings;
 use crate::model::revocation::Serial;
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::TrustBundle;
@@ -20,10 +21,12 @@ use crate::policy::{Finding, Modes, PolicyIndex, findings};
 mod change;
 #[cfg(test)]
 mod policies;
+mod rego;
 mod revocation;
 mod route;
 
 pub use change::needs_restart;
+pub use rego::rego_input;
 use revocation::Revoked;
 pub use route::{Fallback, Route, route};
 
@@ -42,6 +45,7 @@ pub struct MeshState {
     modes: Modes,
     revoked: Revoked,
     federated: Arc<[TrustBundle]>,
+    rego: Option<Arc<RegoSettings>>,
 }
 
 impl MeshState {
@@ -57,7 +61,7 @@ impl MeshState {
             .flat_map(|workload| workload.addresses.iter().map(|address| (*address, Arc::clone(workload))))
             .collect();
         let federated = config.federated.into();
-        Self { mesh: config.mesh, workloads, by_address, policies, modes, revoked, federated }
+        Self { mesh: config.mesh, workloads, by_address, policies, modes, revoked, federated, rego: config.rego }
     }
 
     /// The mesh-wide settings.
@@ -98,6 +102,11 @@ impl MeshState {
     /// The lists of CAs. Whose signature counts is the reader's to know.
     pub fn crls(&self) -> &[Crl] {
         self.revoked.crls()
+    }
+
+    /// Who is asked in Rego.
+    pub fn rego(&self) -> Option<&Arc<RegoSettings>> {
+        self.rego.as_ref()
     }
 
     /// What vouches for other trust domains, each for its own.

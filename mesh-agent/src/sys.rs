@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod cgroup;
 pub mod harden;
+pub mod http;
 pub mod interrupt;
 pub mod ktls;
 pub mod link;

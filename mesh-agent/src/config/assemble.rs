@@ -6,13 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::error::ConfigError;
 use super::object::Object;
+use super::rego::{RegoDraft, Source};
 use super::workload::Draft;
-use super::{ConfigErrors, MeshConfig};
+use super::{ConfigErrors, MeshConfig, SourceFile};
 use crate::model::mesh::{IssuerSource, Mesh};
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, PolicyName, Scope};
+use crate::model::rego::{RegoBody, RegoSettings};
 use crate::model::revocation::Revocation;
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::svid::TrustBundle;
@@ -56,6 +59,9 @@ pub(super) struct Assembly {
     errors: Vec<ConfigError>,
     mesh: Option<Place>,
     mesh_settings: Option<Mesh>,
+    rego: Option<RegoDraft>,
+    /// Policies in Rego, by the name of their file.
+    modules: HashMap<String, String>,
     workloads: Vec<(Place, Draft)>,
     places: HashMap<WorkloadUid, Place>,
     owners: HashMap<Claim, (WorkloadUid, Place)>,
@@ -85,6 +91,12 @@ impl Assembly {
         }
     }
 
+    /// Takes a policy in Rego. It counts if the Mesh names it.
+    pub(super) fn add_module(&mut self, file: &SourceFile) {
+        let name = file.name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.modules.insert(name, file.text.clone());
+    }
+
     /// Takes an object that is right in itself.
     pub(super) fn add(&mut self, place: Place, object: Object) {
         match object {
@@ -93,8 +105,10 @@ impl Assembly {
                 add_named(&mut self.authorization, &mut self.errors, (place, name, policy));
             }
             Object::Federated(bundle) => self.add_federated(place, bundle),
-            Object::Mesh(mesh) => {
-                self.mesh_settings.get_or_insert(mesh);
+            Object::Mesh(mesh, rego) => {
+                if self.mesh_settings.is_none() {
+                    (self.mesh_settings, self.rego) = (Some(mesh), rego);
+                }
             }
             Object::PeerAuthentication(policy) => {
                 let name = policy.name.clone();
@@ -176,11 +190,16 @@ impl Assembly {
             self.errors.extend(strangers(place, mesh, &nodes));
         }
         let (authorization, peer_authentication) = (objects(self.authorization), objects(self.peer_authentication));
+        let rego = self.mesh.as_ref().zip(self.rego.as_ref()).and_then(|(place, draft)| {
+            let asked = ask_of(draft, &self.modules);
+            asked.map_err(|reason| self.errors.push(place.mistake("spec.authorization.rego.policy", reason))).ok()
+        });
         let (federated, revocations) = (objects(self.federated), objects(self.revocations));
         workloads.sort_by(|one: &Workload, other| one.uid.cmp(&other.uid));
         match self.mesh_settings {
             Some(mesh) if self.errors.is_empty() => {
-                Ok(MeshConfig { mesh, workloads, authorization, peer_authentication, federated, revocations })
+                let rego = rego.map(Arc::new);
+                Ok(MeshConfig { mesh, workloads, authorization, peer_authentication, federated, rego, revocations })
             }
             _ => {
                 self.errors.sort_by_key(|error| (error.file.is_none(), error.file.clone(), error.document));
@@ -210,6 +229,17 @@ fn objects<K, T>(named: Named<K, T>) -> Vec<T> {
 fn widen(mesh: &Mesh, scope: &mut Scope) {
     if scope.namespace.as_deref() == Some(&mesh.bounds.root_namespace) {
         scope.namespace = None;
+    }
+}
+
+/// With the module that the Mesh names, compiled.
+fn ask_of(draft: &RegoDraft, modules: &HashMap<String, String>) -> Result<RegoSettings, String> {
+    match &draft.source {
+        Source::Server(address) => Ok(draft.finish(RegoBody::Server(address.clone()))),
+        Source::File(name) => {
+            let text = modules.get(name).ok_or_else(|| format!("there is no file `{name}` beside the documents"))?;
+            draft.with_module(name, text)
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::rego::RegoDraft;
 use super::walk::{Fields, Node};
-use super::{policy, value};
+use super::{policy, rego, value};
 use crate::model::mesh::{
     CaFiles, CipherSuite, DataPathMode, IssuerSettings, IssuerSource, KeyExchange, Mesh, MtlsMode, SvidSettings,
     Timeouts, TlsSettings,
@@ -23,7 +24,7 @@ const MAX_REFRESH: Duration = Duration::from_secs(30);
 const MIN_REKEY_BYTES: u64 = 1 << 20;
 
 /// Reads `spec`; `None` only if something required is missing or unreadable.
-pub(super) fn lower(spec: &Node<'_>) -> Option<Mesh> {
+pub(super) fn lower(spec: &Node<'_>) -> Option<(Mesh, Option<RegoDraft>)> {
     let fields = spec.object(&[
         "trustDomain",
         "mtls",
@@ -34,6 +35,7 @@ pub(super) fn lower(spec: &Node<'_>) -> Option<Mesh> {
         "rootNamespace",
         "minimumMode",
         "mayLoosen",
+        "authorization",
     ])?;
     let trust_domain = fields.required("trustDomain").and_then(|node| node.parse(value::trust_domain));
     let mtls = fields.optional("mtls").and_then(|node| node.object(&["mode", "plaintextDetection"]));
@@ -41,7 +43,8 @@ pub(super) fn lower(spec: &Node<'_>) -> Option<Mesh> {
     let tls = fields.optional("tls").map(|node| tls(&node));
     let timeouts = timeouts(&fields, mtls.as_ref());
     let issuer = fields.required("issuer").and_then(|node| issuer(&node));
-    Some(Mesh {
+    let rego = fields.optional("authorization").and_then(|node| rego::lower(&node));
+    let mesh = Mesh {
         trust_domain: trust_domain?,
         mode: mtls.as_ref().and_then(|mtls| mtls.optional("mode")).and_then(|node| mode(&node)).unwrap_or_default(),
         bounds: policy::bounds(&fields),
@@ -49,7 +52,8 @@ pub(super) fn lower(spec: &Node<'_>) -> Option<Mesh> {
         tls: tls.unwrap_or_default(),
         timeouts,
         issuer: issuer?,
-    })
+    };
+    Some((mesh, rego))
 }
 
 fn mode(node: &Node<'_>) -> Option<MtlsMode> {

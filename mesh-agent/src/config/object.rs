@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::rego::RegoDraft;
 use super::walk::{Fields, Node, Report, closest};
 use super::workload::Draft;
 use super::{authorization, federation, mesh, peer_authentication, revocation, value, workload};
@@ -29,7 +30,7 @@ const NAMESPACED: &str = "Workload";
 pub(super) enum Object {
     Authorization(AuthorizationPolicy),
     Federated(TrustBundle),
-    Mesh(Mesh),
+    Mesh(Mesh, Option<RegoDraft>),
     PeerAuthentication(PeerAuthentication),
     Revocation(Revocation),
     Workload(Draft),
@@ -57,7 +58,7 @@ pub(super) fn lower(document: &Value, report: &Report) -> Option<Object> {
     match kind {
         "AuthorizationPolicy" => authorization::lower(&metadata, &spec?).map(Object::Authorization),
         "FederatedTrustDomain" => federation::lower(&spec?).map(Object::Federated),
-        "Mesh" => mesh::lower(&spec?).map(Object::Mesh),
+        "Mesh" => mesh::lower(&spec?).map(|(mesh, rego)| Object::Mesh(mesh, rego)),
         "PeerAuthentication" => peer_authentication::lower(&metadata, &spec?).map(Object::PeerAuthentication),
         "Revocation" => revocation::lower(&metadata, &spec?).map(Object::Revocation),
         _ => workload::lower(&metadata, &spec?).map(Object::Workload),

@@ -44,18 +44,18 @@ pub(super) async fn serve(pod: &PodProxy, socket: &TcpStream, summary: &mut Conn
         () = permit.evicted() => Err(End::Denied(gate::TOO_MANY)),
     };
     drop(permit);
-    let admit = |summary: &mut ConnectionSummary| Standing::of(pod, summary).admit(summary);
+    let admit = async |summary: &mut ConnectionSummary| Standing::of(pod, summary).admit(summary).await;
     match opened {
         Ok(Opened::Mesh(session)) => {
             let TlsSession { stream, peer, chain, info } = *session;
             summary.tls = Some(Tls { peer, chain, info });
-            if let Err(end) = admit(summary) {
+            if let Err(end) = admit(summary).await {
                 return end;
             }
             deliver(pod, Side { stream, socket }, summary).await
         }
         Ok(Opened::Plaintext(stream)) => {
-            if let Err(end) = admit(summary) {
+            if let Err(end) = admit(summary).await {
                 return end;
             }
             deliver(pod, Side { stream, socket }, summary).await

@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::contexts::Contexts;
 use super::gate::Gate;
 use super::listed::Listed;
+use super::rego::Rego;
 use super::socket::reset_on_close;
 use super::upstream::SourcePorts;
 use super::{Drain, inbound, outbound};
@@ -44,6 +45,8 @@ pub struct Shared {
     pub(super) gate: Gate,
     /// What CAs list.
     pub(super) listed: Arc<Listed>,
+    /// Who asks in Rego.
+    pub(super) rego: Arc<Rego>,
     /// A permit for each connection of the node.
     seats: Arc<Semaphore>,
 }
@@ -60,7 +63,19 @@ impl Shared {
     ) -> Arc<Self> {
         let (gate, seats) = (Gate::new(budget.unauthenticated), Arc::new(Semaphore::new(budget.node)));
         let (drain, listed) = (Drain::default(), Arc::default());
-        Arc::new(Self { store, maps, metrics, trust, data_paths, drain, budget, gate, listed, seats })
+        Arc::new(Self {
+            store,
+            maps,
+            metrics,
+            trust,
+            data_paths,
+            drain,
+            budget,
+            gate,
+            listed,
+            rego: Arc::default(),
+            seats,
+        })
     }
 }
 

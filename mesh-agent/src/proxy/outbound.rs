@@ -76,7 +76,7 @@ async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummar
     }
     pod.shared.metrics.handshake(Direction::Outbound, session.info.data_path, began.elapsed());
     summary.tls = Some(Tls { peer: session.peer, chain: session.chain, info: session.info });
-    if let Err(end) = Standing::of(pod, summary).admit(summary) {
+    if let Err(end) = Standing::of(pod, summary).admit(summary).await {
         return end;
     }
     let down = Side { stream: Borrowed(socket), socket };

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use super::listed::Listed;
 use super::listener::PodProxy;
+use super::rego::{Decision, Rego};
 use crate::model::mesh::MtlsMode;
 use crate::model::policy::PolicyName;
 use crate::model::revocation::{CertificateId, Serial};
@@ -22,12 +23,15 @@ use crate::model::spiffe::SpiffeId;
 use crate::model::svid::{Trust, X509Svid};
 use crate::model::workload::WorkloadUid;
 use crate::policy::{Cause, Connection, Verdict};
-use crate::state::MeshState;
+use crate::state::{MeshState, rego_input};
 use crate::store::Store;
 use crate::telemetry::{ConnectionSummary, Direction, End};
 
 /// The longest sleep: timers stand still while a machine sleeps, and don't see that its clock was set.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
+
+/// Live connections are asked about no more often.
+const MIN_RECHECK: Duration = Duration::from_secs(1);
 
 /// The two ends of one connection, and where news of them comes from.
 pub(super) struct Standing {
@@ -35,6 +39,7 @@ pub(super) struct Standing {
     svid: watch::Receiver<Arc<X509Svid>>,
     trust: watch::Receiver<Arc<Trust>>,
     listed: Arc<Listed>,
+    rego: Arc<Rego>,
     workload: WorkloadUid,
     own: (SpiffeId, Serial),
     /// `None`: plaintext.
@@ -70,11 +75,12 @@ pub(super) struct Lost {
     /// The policy that says so.
     pub(super) policy: Option<PolicyName>,
     rule: Option<usize>,
+    rego: Option<Decision>,
 }
 
 impl Lost {
     fn by(reason: &'static str) -> Self {
-        Self { reason, policy: None, rule: None }
+        Self { reason, policy: None, rule: None, rego: None }
     }
 }
 
@@ -96,13 +102,18 @@ impl Standing {
         let peer = summary.tls.as_ref().map(|tls| Peer { id: tls.peer.clone(), chain: Arc::clone(&tls.chain) });
         let (shared, workload) = (&pod.shared, pod.workload.uid.clone());
         let (store, trust, listed) = (shared.store.clone(), shared.trust.clone(), Arc::clone(&shared.listed));
-        Self { store, svid, trust, listed, workload, own, peer, access }
+        let rego = Arc::clone(&shared.rego);
+        Self { store, svid, trust, listed, rego, workload, own, peer, access }
     }
 
     /// Refuses the connection if it has no standing even now; notes the policy that decided.
-    pub(super) fn admit(&self, summary: &mut ConnectionSummary) -> Result<(), End> {
-        let state = self.store.snapshot();
-        match self.judge(&state, SystemTime::now()) {
+    pub(super) async fn admit(&self, summary: &mut ConnectionSummary) -> Result<(), End> {
+        let (state, now) = (self.store.snapshot(), SystemTime::now());
+        let judged = match self.judge(&state, now) {
+            Ok(good) => self.ask(&state, now).await.map(|()| good).map_err(|lost| (lost, Vec::new())),
+            lost => lost,
+        };
+        match judged {
             Ok(Good { policy, audited }) => {
                 audited.iter().for_each(|policy| self.matched(policy));
                 summary.policy = policy;
@@ -122,6 +133,9 @@ impl Standing {
         loop {
             let (now, state) = (SystemTime::now(), self.store.snapshot());
             if let Err((lost, _)) = self.judge(&state, now) {
+                return self.audited(lost);
+            }
+            if let Err(lost) = self.ask(&state, now).await {
                 return self.audited(lost);
             }
             let left = self.holds_until(&state, now).and_then(|until| until.duration_since(now).ok());
@@ -168,16 +182,27 @@ impl Standing {
         match decision.verdict {
             Verdict::Allowed(by) => Ok(Good { policy: by.map(|by| by.policy), audited: decision.audited }),
             Verdict::Denied(Cause { policy, rule }) => {
-                Err((Lost { reason: "policy", policy: Some(policy), rule }, decision.audited))
+                Err((Lost { policy: Some(policy), rule, ..Lost::by("policy") }, decision.audited))
             }
         }
+    }
+
+    /// Asks in Rego about what our own policies allow.
+    async fn ask(&self, state: &MeshState, now: SystemTime) -> Result<(), Lost> {
+        let (Some(settings), Some(access)) = (state.rego(), &self.access) else { return Ok(()) };
+        let peer = self.peer.as_ref().map(|peer| &peer.id);
+        let input = rego_input(state, &self.workload, peer, access.source, access.destination);
+        let decision = self.rego.decide(settings, &input, now).await;
+        if decision.allow { Ok(()) } else { Err(Lost { rego: Some(decision.clone()), ..Lost::by(decision.reason) }) }
     }
 
     /// When the connection may lose its standing by time alone.
     fn holds_until(&self, state: &MeshState, now: SystemTime) -> Option<SystemTime> {
         let svid = self.peer.is_some().then(|| self.svid.borrow().not_after);
         let policies = self.access.as_ref().and_then(|_| state.policies().holds_until(&self.workload, now));
-        svid.into_iter().chain(policies).min()
+        // What an OPA server or the hour says may change with nobody telling.
+        let rego = self.access.as_ref().and(state.rego()).map(|settings| now + settings.cache_for.max(MIN_RECHECK));
+        svid.into_iter().chain(policies).chain(rego).min()
     }
 
     fn audited(&self, lost: Lost) -> Lost {
@@ -187,6 +212,8 @@ impl Standing {
             reason = lost.reason,
             policy = lost.policy.as_ref().map(tracing::field::display),
             policy.rule = lost.rule,
+            decision.id = lost.rego.as_ref().map(|decision| &*decision.id),
+            decision.reason = lost.rego.as_ref().and_then(|decision| decision.detail.as_deref()),
             workload.id = %own,
             workload.serial = %own_serial,
             peer.id = self.peer.as_ref().map(|peer| tracing::field::display(&peer.id)),

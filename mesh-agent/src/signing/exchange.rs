@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
+use http_body_util::Full;
 use hyper::{Method, Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde::Serialize;
@@ -18,14 +16,13 @@ use tokio_rustls::TlsConnector;
 
 use super::wire::{MAX_BYTES, Refusal};
 use crate::identity::IssueError;
+use crate::sys::http::{self, AnyError};
 use crate::tls::issuer::ISSUER_ALPN;
 
 /// From the dial to the end of the answer.
 const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// rustls wants a name; nobody sees or checks it.
 const NO_SERVER_NAME: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-
-type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Sends `body` (GET without one) and reads the answer.
 pub(super) async fn ask<T: DeserializeOwned>(
@@ -60,16 +57,7 @@ async fn exchange(
     let body = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
     let request = Request::builder().method(method).uri(path).header(header::HOST, "issuer");
     let request = request.header(header::CONNECTION, "close").body(Full::new(Bytes::from(body)))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
-    let answer = async move {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await?;
-        Ok::<_, AnyError>((status, body.to_bytes()))
-    };
-    // How the connection ends after the answer doesn't matter.
-    let (answer, _ended) = tokio::join!(answer, connection);
-    answer
+    http::exchange(tls, request, MAX_BYTES).await
 }
 
 pub(super) fn unavailable(error: AnyError) -> IssueError {

@@ -1,4 +1,5 @@
-//! Reads a configuration from the YAML files of one directory, and the revocation lists (`*.crl`) beside them.
+//! Reads a configuration from the YAML files of one directory, and the revocation lists
+//! (`*.crl`) and Rego (`*.rego`) beside them.
 //!
 //! Files are taken in the order of their names, subdirectories are not entered. What the files mean is `config`'s
 //! business; only that relative paths in them count from the directory is known here. [`super::watch`] looks for changes.
@@ -33,7 +34,7 @@ pub enum LoadError {
     Invalid(#[from] ConfigErrors),
 }
 
-/// Reads and parses all `*.yaml`, `*.yml` and `*.crl` files of `directory`. Relative paths in them count from there.
+/// Reads and parses all `*.yaml`, `*.yml`, `*.crl` and `*.rego` files of `directory`. Relative paths in them count from there.
 pub fn load(directory: &Path) -> Result<MeshConfig, LoadError> {
     let mut config = config::parse(&read_all(directory)?)?;
     let paths: Vec<&mut PathBuf> = match &mut config.mesh.issuer.source {
@@ -63,8 +64,9 @@ pub(super) fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
-        let is_ours =
-            path.extension().is_some_and(|extension| ["yaml", "yml", "crl"].iter().any(|ours| extension == *ours));
+        let is_ours = path
+            .extension()
+            .is_some_and(|extension| ["yaml", "yml", "crl", "rego"].iter().any(|ours| extension == *ours));
         let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if is_ours && !is_hidden && path.is_file() {
             paths.push(path);

@@ -45,7 +45,7 @@ fn standing(not_after: SystemTime) -> (Standing, Publisher, watch::Sender<Arc<X5
     let trust = watch::channel(Arc::new(Trust { bundle, signer: String::new() })).1;
     let peer = Some(Peer { id, chain: Arc::new([CertificateId { issuer: IssuerName::from_der(b""), serial }]) });
     let (listed, workload, access) = (Arc::default(), WorkloadUid::new("shop", "web"), None);
-    (Standing { store, svid, trust, listed, workload, own, peer, access }, publisher, sender)
+    (Standing { store, svid, trust, listed, rego: Arc::default(), workload, own, peer, access }, publisher, sender)
 }
 
 #[test]
@@ -106,26 +106,26 @@ fn arriving(is_mesh: bool, documents: &str) -> (Standing, Publisher, watch::Send
     (standing, publisher, svid)
 }
 
-fn refused(is_mesh: bool, documents: &str) -> Option<(&'static str, Option<String>)> {
+async fn refused(is_mesh: bool, documents: &str) -> Option<(&'static str, Option<String>)> {
     let (standing, _publisher, _svid) = arriving(is_mesh, documents);
     let id = SpiffeId::parse("spiffe://test/web").unwrap();
     let (source, destination) = ("192.0.2.7:9".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
     let started = std::time::Instant::now();
     let mut summary = ConnectionSummary::new(Direction::Inbound, source, destination, id, started);
-    let Err(end) = standing.admit(&mut summary) else { return None };
+    let Err(end) = standing.admit(&mut summary).await else { return None };
     let End::Denied(reason) = end else { panic!("{end:?}") };
     Some((reason, summary.policy.map(|policy| policy.to_string())))
 }
 
-#[test]
-fn a_policy_refuses_what_arrives() {
+#[tokio::test]
+async fn a_policy_refuses_what_arrives() {
     let db_only = "WEBPOLICY {rules: [{from: [{source: {principals: [test/db]}}]}]}";
     let denied = Some(("policy", Some("shop/p".to_owned())));
-    assert_eq!(refused(true, "WEB"), None);
-    assert_eq!(refused(true, db_only), None);
-    assert_eq!(refused(true, "WEBPOLICY {}"), denied);
-    assert_eq!(refused(false, &format!("MODE{db_only}")), Some(("plaintext_refused", Some("shop/m".to_owned()))));
-    assert_eq!(refused(true, ""), Some(("withdrawn", None)));
+    assert_eq!(refused(true, "WEB").await, None);
+    assert_eq!(refused(true, db_only).await, None);
+    assert_eq!(refused(true, "WEBPOLICY {}").await, denied);
+    assert_eq!(refused(false, &format!("MODE{db_only}")).await, Some(("plaintext_refused", Some("shop/m".to_owned()))));
+    assert_eq!(refused(true, "").await, Some(("withdrawn", None)));
 }
 
 #[tokio::test]
