@@ -16,12 +16,14 @@ use crate::model::workload::{NodeName, Workload, WorkloadUid};
 use crate::policy::{Finding, Modes, PolicyIndex, findings};
 
 mod change;
+mod explain;
 #[cfg(test)]
 mod policies;
 mod revocation;
 mod route;
 
 pub use change::needs_restart;
+pub use explain::{Arrival, Explanation, explain};
 use revocation::Revoked;
 pub use route::{Fallback, Route, route};
 

@@ -9,6 +9,7 @@ use crate::model::mesh::{
 };
 
 mod issuer;
+mod policy;
 mod revocation;
 
 const MESH: &str = "
