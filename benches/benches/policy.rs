@@ -28,7 +28,7 @@ enum Shape {
     Exact,
     /// Two patterns and a range of addresses each.
     Patterns,
-    /// As `Exact`, in office hours.
+    /// Anybody, at the weekend: what costs most is asked of each.
     Hours,
 }
 
@@ -36,16 +36,15 @@ impl Shape {
     fn rule(self, number: usize) -> String {
         let sa = |index: usize| format!("test/ns/n{}/sa/s{}", (number + index) % 97, number * 3 + index);
         match self {
-            Self::Exact | Self::Hours => {
-                let hours = "when: [{time: {days: [Mon..Fri], from: '08:00', to: '18:00', timeZone: Europe/Berlin}}]";
-                let when = if matches!(self, Self::Hours) { hours } else { "" };
-                format!(
-                    "from: [{{source: {{principals: [{}, {}, {}]}}}}], to: [{{operation: {{ports: [80, {}]}}}}], {when}",
-                    sa(0),
-                    sa(1),
-                    sa(2),
-                    1000 + number % 1000
-                )
+            Self::Exact => format!(
+                "from: [{{source: {{principals: [{}, {}, {}]}}}}], to: [{{operation: {{ports: [80, {}]}}}}]",
+                sa(0),
+                sa(1),
+                sa(2),
+                1000 + number % 1000
+            ),
+            Self::Hours => {
+                "when: [{time: {days: [Sat..Sun], from: '08:00', to: '18:00', timeZone: Europe/Berlin}}]".to_owned()
             }
             Self::Patterns => format!(
                 "from: [{{source: {{principals: ['{}*', '*{}'], ipBlocks: [10.{}.0.0/16]}}}}]",
@@ -122,6 +121,6 @@ fn patterns(bencher: Bencher<'_, '_>, policies: usize) {
 }
 
 #[divan::bench(args = [10, 1_000])]
-fn office_hours(bencher: Bencher<'_, '_>, policies: usize) {
+fn hours(bencher: Bencher<'_, '_>, policies: usize) {
     evaluate(bencher, Shape::Hours, policies);
 }
