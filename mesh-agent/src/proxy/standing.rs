@@ -6,7 +6,7 @@
 //! That the *peer's* SVID expires is its own agent's to notice: TLS 1.3 can't show a new one on a live connection.
 
 use std::future::pending;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -42,7 +42,7 @@ pub(super) struct Standing {
 /// What policies are asked.
 struct Access {
     workload: WorkloadUid,
-    source: IpAddr,
+    source: SocketAddr,
     destination: SocketAddr,
 }
 
@@ -77,7 +77,7 @@ impl Standing {
         let own = (pod.workload.identity.clone(), svid.borrow().serial.clone());
         let access = (summary.direction == Direction::Inbound).then(|| Access {
             workload: pod.workload.uid.clone(),
-            source: summary.source.ip(),
+            source: summary.source,
             destination: summary.destination,
         });
         let peer = summary.tls.as_ref().map(|tls| (tls.peer.clone(), tls.serial.clone()));
@@ -144,7 +144,7 @@ impl Standing {
         }
         let connection = Connection {
             peer: self.peer.as_ref().map(|(id, _)| id),
-            source: access.source,
+            source: access.source.ip(),
             destination: access.destination,
             now,
         };
@@ -175,7 +175,7 @@ impl Standing {
             workload.serial = %own_serial,
             peer.id = self.peer.as_ref().map(|(id, _)| tracing::field::display(id)),
             peer.serial = self.peer.as_ref().map(|(_, serial)| tracing::field::display(serial)),
-            src.ip = self.access.as_ref().map(|access| tracing::field::display(access.source)),
+            src.addr = self.access.as_ref().map(|access| tracing::field::display(access.source)),
             dst.addr = self.access.as_ref().map(|access| tracing::field::display(access.destination)),
             "connection without standing"
         );
@@ -189,7 +189,7 @@ impl Standing {
             policy = %policy,
             workload.id = %self.own.0,
             peer.id = self.peer.as_ref().map(|(id, _)| tracing::field::display(id)),
-            src.ip = self.access.as_ref().map(|access| tracing::field::display(access.source)),
+            src.addr = self.access.as_ref().map(|access| tracing::field::display(access.source)),
             dst.addr = self.access.as_ref().map(|access| tracing::field::display(access.destination)),
             "connection matches an AUDIT policy"
         );
