@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_agent::config::{ConfigError, MeshConfig, SourceFile, parse};
-use mesh_agent::state::MeshState;
+use mesh_agent::model::workload::Workload;
+use mesh_agent::policy::Connection;
+use mesh_agent::state::{MeshState, Route, explain, policy_findings};
 
 /// Stands between two files in one input.
 const NEXT_FILE: char = '\u{c}';
@@ -47,12 +50,27 @@ fn has_place(error: &ConfigError) -> bool {
 fn check_config(config: MeshConfig) {
     let (trust_domain, workloads) = (config.mesh.trust_domain.clone(), config.workloads.clone());
     assert!(workloads.is_sorted_by(|one, other| one.uid < other.uid), "two workloads of one name");
+    policy_findings(&config);
     let state = MeshState::new(config);
+    let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     for workload in &workloads {
+        check_policies(&state, workload, now);
         assert_eq!(workload.identity.trust_domain(), &trust_domain);
         for address in &workload.addresses {
             assert_eq!(state.at(*address).map(|found| &found.uid), Some(&workload.uid), "{address}");
             assert!(state.diverted().any(|range| range.contains(address)), "{address} is not diverted");
         }
     }
+}
+
+/// What decides about a connection explains it the same way, and the future of a decision is in the future.
+fn check_policies(state: &MeshState, workload: &Workload, now: SystemTime) {
+    let destination = (workload.addresses[0], 80).into();
+    let Some(explained) = explain(state, workload, destination, now) else { return };
+    assert!(!explained.to_string().is_empty());
+    let Some(arrival) = explained.arrival else { return };
+    let peer = matches!(explained.route, Route::Mesh(_)).then_some(&workload.identity);
+    let connection = Connection { peer, source: explained.source_address, destination, now };
+    assert_eq!(state.policies().evaluate(&workload.uid, &connection), arrival.decision);
+    assert!(arrival.holds_until.is_none_or(|until| until > now));
 }

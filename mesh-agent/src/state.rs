@@ -19,6 +19,7 @@ use crate::model::workload::{NodeName, Workload, WorkloadUid};
 use crate::policy::{Finding, Modes, PolicyIndex, findings};
 
 mod change;
+mod explain;
 #[cfg(test)]
 mod policies;
 mod rego;
@@ -26,13 +27,14 @@ mod revocation;
 mod route;
 
 pub use change::needs_restart;
+pub use explain::{Arrival, Explanation, explain};
 pub use rego::rego_input;
 use revocation::Revoked;
 pub use route::{Fallback, Route, route};
 
 /// What the authors of a configuration's policies should know: see [`findings`].
 pub fn policy_findings(config: &MeshConfig) -> Vec<Finding> {
-    findings(&config.mesh, &config.workloads, &config.authorization, &config.peer_authentication)
+    findings(&config.mesh, &config.federated, &config.workloads, &config.authorization, &config.peer_authentication)
 }
 
 /// One configuration, indexed.

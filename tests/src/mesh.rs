@@ -206,13 +206,14 @@ impl Setup<'_> {
         let mut text = format!(
             "apiVersion: mesh.hauberk.dev/v1alpha1\n\
              kind: Workload\n\
-             metadata:\n  name: {}\n  namespace: {WORKLOAD_NAMESPACE}\n\
+             metadata:\n  name: {}\n  namespace: {WORKLOAD_NAMESPACE}\n  labels: {{app: {}}}\n\
              spec:\n  \
                node: {}\n  \
                serviceAccount: {account}\n  \
                addresses: [\"{v4}\", \"{v6}\"]\n  \
                netns: {}\n  \
                cgroup: {}\n",
+            pod.name(),
             pod.name(),
             pod.node(),
             pod.netns.path().display(),
@@ -319,9 +320,13 @@ impl Mesh {
         Ok(())
     }
 
-    /// Writes a document of this kind and name into the configuration of `node`, whether or not it is right.
+    /// Writes a document of this kind and name into the configuration of `node`, whether or not it is right. Policies get
+    /// the workloads' namespace.
     pub fn write_document(&self, node: &str, kind: &str, name: &str, spec: &str) -> Result<()> {
-        let head = format!("apiVersion: mesh.hauberk.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}}}\n");
+        let is_policy = ["AuthorizationPolicy", "PeerAuthentication"].contains(&kind);
+        let namespace = if is_policy { format!(", namespace: {WORKLOAD_NAMESPACE}") } else { String::new() };
+        let head =
+            format!("apiVersion: mesh.hauberk.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}{namespace}}}\n");
         self.write_file(node, &format!("{name}.yaml"), format!("{head}spec: {spec}\n").as_bytes())
     }
 
@@ -329,6 +334,13 @@ impl Mesh {
     pub fn write_file(&self, node: &str, name: &str, content: &[u8]) -> Result<()> {
         let path = self.config(node).join(name);
         std::fs::write(&path, content).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Adds a line to the Mesh's `spec` in the configuration of `node`.
+    pub fn edit_mesh(&self, node: &str, line: &str) -> Result<()> {
+        let path = self.config(node).join("mesh.yaml");
+        let text = std::fs::read_to_string(&path)?;
+        Ok(std::fs::write(path, text.replacen("spec:\n", &format!("spec:\n  {line}\n"), 1))?)
     }
 
     /// Removes a file that was written into the configuration of `node`.

@@ -10,6 +10,7 @@ use crate::model::mesh::{
 
 mod federation;
 mod issuer;
+mod policy;
 mod revocation;
 
 const MESH: &str = "

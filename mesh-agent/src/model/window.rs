@@ -23,8 +23,14 @@ pub struct TimeWindow {
 impl TimeWindow {
     /// Whether `now` is inside.
     pub fn contains(&self, now: Timestamp) -> bool {
+        let (day, minute) = self.local(now);
+        self.contains_minute(day, minute)
+    }
+
+    /// The day, Monday being 0, and the minute of the day that its wall clock shows.
+    pub fn local(&self, now: Timestamp) -> (usize, u16) {
         let local = now.to_zoned(self.time_zone.clone());
-        self.contains_minute(day_of(local.weekday()), minute_of(local.time()))
+        (day_of(local.weekday()), minute_of(local.time()))
     }
 
     /// Whether a minute of the week is inside; Monday is day 0.

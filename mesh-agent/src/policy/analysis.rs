@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use std::iter;
+
 use jiff::tz::TimeZone;
 
 use super::mode::Modes;
@@ -12,6 +14,8 @@ use crate::model::mesh::Mesh;
 use crate::model::policy::{
     Action, AuthorizationPolicy, Condition, Match, Pattern, PeerAuthentication, PolicyName, Rule, Scope, Source,
 };
+use crate::model::spiffe::TrustDomain;
+use crate::model::svid::TrustBundle;
 use crate::model::window::{DAY_MINUTES, TimeWindow};
 use crate::model::workload::Workload;
 
@@ -39,10 +43,13 @@ impl fmt::Display for Finding {
 /// Looks through all policies of a mesh, which are in the order of their names.
 pub fn findings(
     mesh: &Mesh,
+    federated: &[TrustBundle],
     workloads: &[Workload],
     authorization: &[AuthorizationPolicy],
     peer_authentication: &[PeerAuthentication],
 ) -> Vec<Finding> {
+    let federated = federated.iter().map(|bundle| bundle.trust_domain.clone());
+    let known: Vec<_> = iter::once(mesh.trust_domain.clone()).chain(federated).collect();
     let selector = Selector::of(workloads.iter());
     let mut found = Vec::new();
     for policy in authorization {
@@ -54,7 +61,9 @@ pub fn findings(
         };
         found.extend(selects_nobody(&selector, &policy.scope).map(|what| tell("spec.selector".to_owned(), what)));
         for (index, rule) in policy.rules.iter().enumerate() {
-            found.extend(impossible(mesh, rule).map(|(field, what)| tell(format!("spec.rules[{index}]{field}"), what)));
+            found.extend(
+                impossible(&known, rule).map(|(field, what)| tell(format!("spec.rules[{index}]{field}"), what)),
+            );
         }
         let narrow = policy.action == Action::Allow && policy.scope.namespace.is_some();
         let wider = |other: &AuthorizationPolicy| other.action == Action::Allow && other.scope.namespace.is_none();
@@ -94,8 +103,8 @@ fn selects_nobody(selector: &Selector<'_>, scope: &Scope) -> Option<&'static str
 }
 
 /// Why no connection ever matches: field below the rule, and reason.
-fn impossible(mesh: &Mesh, rule: &Rule) -> Option<(&'static str, &'static str)> {
-    let sources: Vec<_> = rule.from.iter().map(|source| impossible_source(mesh, source)).collect();
+fn impossible(known: &[TrustDomain], rule: &Rule) -> Option<(&'static str, &'static str)> {
+    let sources: Vec<_> = rule.from.iter().map(|source| impossible_source(known, source)).collect();
     if let Some(Some(reason)) = sources.first()
         && sources.iter().all(Option::is_some)
     {
@@ -108,16 +117,16 @@ fn impossible(mesh: &Mesh, rule: &Rule) -> Option<(&'static str, &'static str)> 
     if windows.iter().any(|window| never_together(&windows, &window.time_zone)) {
         return Some((".when", "can never match: its time windows have no minute in common"));
     }
-    rule.when.iter().any(|condition| impossible_condition(mesh, condition)).then_some((".when", "can never match"))
+    rule.when.iter().any(|condition| impossible_condition(known, condition)).then_some((".when", "can never match"))
 }
 
 fn window(condition: &Condition) -> Option<&TimeWindow> {
     if let Condition::Time(window) = condition { Some(window) } else { None }
 }
 
-fn impossible_source(mesh: &Mesh, source: &Source) -> Option<&'static str> {
-    if foreign(mesh, &source.principals) {
-        return Some("can never match: every principal is of another trust domain");
+fn impossible_source(known: &[TrustDomain], source: &Source) -> Option<&'static str> {
+    if foreign(known, &source.principals) {
+        return Some("can never match: every principal is of a trust domain that this mesh doesn't know");
     }
     let out = excluded(&source.principals, covers)
         || excluded(&source.namespaces, covers)
@@ -126,14 +135,14 @@ fn impossible_source(mesh: &Mesh, source: &Source) -> Option<&'static str> {
     out.then_some("can never match: all that it means is also what it excludes")
 }
 
-fn impossible_condition(mesh: &Mesh, condition: &Condition) -> bool {
+fn impossible_condition(known: &[TrustDomain], condition: &Condition) -> bool {
     match condition {
         Condition::DestinationIp(ranges) | Condition::SourceIp(ranges) => {
             excluded(ranges, |not, range| not.contains(range))
         }
         Condition::DestinationPort(ports) => excluded(ports, PartialEq::eq),
         Condition::SourceNamespace(texts) => excluded(texts, covers),
-        Condition::SourcePrincipal(texts) => excluded(texts, covers) || foreign(mesh, texts),
+        Condition::SourcePrincipal(texts) => excluded(texts, covers) || foreign(known, texts),
         Condition::Time(_) => false,
     }
 }
@@ -154,10 +163,10 @@ fn covers(pattern: &Pattern, other: &Pattern) -> bool {
     }
 }
 
-fn foreign(mesh: &Mesh, principals: &Match<Pattern>) -> bool {
+fn foreign(known: &[TrustDomain], principals: &Match<Pattern>) -> bool {
     let is_foreign = |pattern: &Pattern| match pattern {
         Pattern::Exact(text) | Pattern::Prefix(text) => {
-            text.split_once('/').is_some_and(|(domain, _)| domain != mesh.trust_domain.as_str())
+            text.split_once('/').is_some_and(|(domain, _)| !known.iter().any(|known| known.as_str() == domain))
         }
         Pattern::Present | Pattern::Suffix(_) => false,
     };

@@ -1,5 +1,6 @@
 //! Turns a policy into what is quick to ask: numbers for identities, merged ranges, sorted ports.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::Connection;
@@ -37,7 +38,8 @@ enum CompiledCondition {
     SourceIp(Both<Addresses>),
     SourceNamespace(Both<Texts>),
     SourcePrincipal(Both<Texts>),
-    Time(Arc<TimeWindow>),
+    /// With the number of its time zone.
+    Time(u32, Arc<TimeWindow>),
 }
 
 /// A connection, with what is looked up once for all policies.
@@ -46,6 +48,17 @@ pub(super) struct Asked<'a> {
     pub(super) principal: Option<Known<'a>>,
     pub(super) namespace: Option<Known<'a>>,
     pub(super) now: jiff::Timestamp,
+    /// What the wall clock shows in the time zone that was asked for last: mostly there is but one.
+    pub(super) local: Cell<Option<(u32, (usize, u16))>>,
+}
+
+impl Asked<'_> {
+    fn is_in(&self, zone: u32, window: &TimeWindow) -> bool {
+        let known = self.local.get().filter(|(of, _)| *of == zone).map(|(_, local)| local);
+        let (day, minute) = known.unwrap_or_else(|| window.local(self.now));
+        self.local.set(Some((zone, (day, minute))));
+        window.contains_minute(day, minute)
+    }
 }
 
 /// What is meant (`None`: everything) and what isn't (`None`: nothing).
@@ -71,6 +84,7 @@ impl<T> Both<T> {
 pub(super) struct Compiler<'m> {
     pub(super) trust_domain: &'m TrustDomain,
     pub(super) numbers: Numbers,
+    pub(super) zones: Numbers,
 }
 
 impl Compiler<'_> {
@@ -117,7 +131,11 @@ impl Compiler<'_> {
             Condition::SourceIp(ranges) => CompiledCondition::SourceIp(Both::of(ranges, Addresses::of)),
             Condition::SourceNamespace(texts) => CompiledCondition::SourceNamespace(self.texts(texts)),
             Condition::SourcePrincipal(texts) => CompiledCondition::SourcePrincipal(self.texts(texts)),
-            Condition::Time(window) => CompiledCondition::Time(Arc::new(window.clone())),
+            Condition::Time(window) => {
+                // All come from the built-in data, and so have a name.
+                let zone = self.zones.assign(window.time_zone.iana_name().unwrap_or_default());
+                CompiledCondition::Time(zone, Arc::new(window.clone()))
+            }
         }
     }
 }
@@ -137,7 +155,7 @@ impl Compiled {
     /// Every time window in it.
     pub(super) fn windows(&self) -> impl Iterator<Item = &Arc<TimeWindow>> {
         self.rules.iter().flat_map(|rule| &rule.when).filter_map(|condition| match condition {
-            CompiledCondition::Time(window) => Some(window),
+            CompiledCondition::Time(_, window) => Some(window),
             _ => None,
         })
     }
@@ -169,7 +187,7 @@ impl CompiledCondition {
             Self::SourceIp(ranges) => ranges.holds(|ranges| ranges.contains(*source)),
             Self::SourceNamespace(texts) => texts.holds(|texts| texts.mean(asked.namespace)),
             Self::SourcePrincipal(texts) => texts.holds(|texts| texts.mean(asked.principal)),
-            Self::Time(window) => window.contains(asked.now),
+            Self::Time(zone, window) => asked.is_in(*zone, window),
         }
     }
 }

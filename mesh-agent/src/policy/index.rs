@@ -1,5 +1,6 @@
 //! Policies by the workload that they select, and the decision on one connection.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -57,7 +58,8 @@ impl PolicyIndex {
         policies: &[AuthorizationPolicy],
     ) -> Self {
         let selector = Selector::of(workloads);
-        let mut compiler = Compiler { trust_domain: &mesh.trust_domain, numbers: Numbers::default() };
+        let mut compiler =
+            Compiler { trust_domain: &mesh.trust_domain, numbers: Numbers::default(), zones: Numbers::default() };
         let mut workloads: HashMap<WorkloadUid, Selecting> = HashMap::new();
         for policy in policies {
             let compiled = Arc::new(compiler.policy(policy));
@@ -113,6 +115,7 @@ impl PolicyIndex {
             principal: principal.as_deref().map(|text| self.principals.known(text)),
             namespace: own.and_then(|peer| peer.namespace()).map(|text| self.principals.known(text)),
             now: timestamp(connection.now),
+            local: Cell::new(None),
         })
     }
 }

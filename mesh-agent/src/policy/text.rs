@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use crate::model::policy::Pattern;
 
-/// Numbers for the exact texts of all policies.
+/// Numbers for texts of all policies: exact ones of their lists, or names of time zones.
 #[derive(Debug, Default)]
 pub(super) struct Numbers(HashMap<String, u32>);
 
 impl Numbers {
-    fn assign(&mut self, text: &str) -> u32 {
+    pub(super) fn assign(&mut self, text: &str) -> u32 {
         if let Some(number) = self.0.get(text) {
             return *number;
         }

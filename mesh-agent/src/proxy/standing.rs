@@ -6,7 +6,7 @@
 //! That the *peer's* SVID expires is its own agent's to notice: TLS 1.3 can't show a new one on a live connection.
 
 use std::future::pending;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -63,7 +63,7 @@ impl Peer {
 
 /// What policies are asked.
 struct Access {
-    source: IpAddr,
+    source: SocketAddr,
     destination: SocketAddr,
 }
 
@@ -98,7 +98,7 @@ impl Standing {
         let svid = pod.contexts.svid();
         let own = (pod.workload.identity.clone(), svid.borrow().serial.clone());
         let access = (summary.direction == Direction::Inbound)
-            .then(|| Access { source: summary.source.ip(), destination: summary.destination });
+            .then(|| Access { source: summary.source, destination: summary.destination });
         let peer = summary.tls.as_ref().map(|tls| Peer { id: tls.peer.clone(), chain: Arc::clone(&tls.chain) });
         let (shared, workload) = (&pod.shared, pod.workload.uid.clone());
         let (store, trust, listed) = (shared.store.clone(), shared.trust.clone(), Arc::clone(&shared.listed));
@@ -174,7 +174,7 @@ impl Standing {
         }
         let connection = Connection {
             peer: self.peer.as_ref().map(|peer| &peer.id),
-            source: access.source,
+            source: access.source.ip(),
             destination: access.destination,
             now,
         };
@@ -191,7 +191,7 @@ impl Standing {
     async fn ask(&self, state: &MeshState, now: SystemTime) -> Result<(), Lost> {
         let (Some(settings), Some(access)) = (state.rego(), &self.access) else { return Ok(()) };
         let peer = self.peer.as_ref().map(|peer| &peer.id);
-        let input = rego_input(state, &self.workload, peer, access.source, access.destination);
+        let input = rego_input(state, &self.workload, peer, access.source.ip(), access.destination);
         let decision = self.rego.decide(settings, &input, now).await;
         if decision.allow { Ok(()) } else { Err(Lost { rego: Some(decision.clone()), ..Lost::by(decision.reason) }) }
     }
@@ -218,7 +218,7 @@ impl Standing {
             workload.serial = %own_serial,
             peer.id = self.peer.as_ref().map(|peer| tracing::field::display(&peer.id)),
             peer.serial = self.peer.as_ref().map(|peer| tracing::field::display(peer.serial())),
-            src.ip = self.access.as_ref().map(|access| tracing::field::display(access.source)),
+            src.addr = self.access.as_ref().map(|access| tracing::field::display(access.source)),
             dst.addr = self.access.as_ref().map(|access| tracing::field::display(access.destination)),
             "connection without standing"
         );
@@ -232,7 +232,7 @@ impl Standing {
             policy = %policy,
             workload.id = %self.own.0,
             peer.id = self.peer.as_ref().map(|peer| tracing::field::display(&peer.id)),
-            src.ip = self.access.as_ref().map(|access| tracing::field::display(access.source)),
+            src.addr = self.access.as_ref().map(|access| tracing::field::display(access.source)),
             dst.addr = self.access.as_ref().map(|access| tracing::field::display(access.destination)),
             "connection matches an AUDIT policy"
         );

@@ -8,6 +8,7 @@ use crate::policy::*;
 use std::time::{Duration, UNIX_EPOCH};
 
 mod bounds;
+mod explained;
 mod modes;
 mod naive;
 mod random;

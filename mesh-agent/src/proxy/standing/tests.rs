@@ -99,7 +99,7 @@ async fn an_svid_that_is_not_renewed_ends_the_connection() {
 /// The same connection, arriving at shop/web; of `db` or of nobody.
 fn arriving(is_mesh: bool, documents: &str) -> (Standing, Publisher, watch::Sender<Arc<X509Svid>>) {
     let (mut standing, publisher, svid) = standing(SystemTime::now() + Duration::from_hours(1));
-    let (source, destination) = ("192.0.2.7".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+    let (source, destination) = ("192.0.2.7:9".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
     standing.access = Some(Access { source, destination });
     standing.peer = standing.peer.filter(|_| is_mesh);
     publisher.publish(state(documents));

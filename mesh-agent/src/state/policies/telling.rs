@@ -5,7 +5,13 @@ use super::*;
 #[track_caller]
 fn check(settings: &str, documents: &[&str], expected: &[&str]) {
     let config = mesh(settings, documents);
-    let found = findings(&config.mesh, &config.workloads, &config.authorization, &config.peer_authentication);
+    let found = findings(
+        &config.mesh,
+        &config.federated,
+        &config.workloads,
+        &config.authorization,
+        &config.peer_authentication,
+    );
     assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), expected, "{documents:?}");
 }
 
@@ -35,7 +41,7 @@ fn what_can_never_match_is_told() {
     for (rule, expected) in [
         (
             "{from: [{source: {principals: [far/ns/a/sa/b, 'else/*']}}]}",
-            Some(".from: can never match: every principal is of another trust domain"),
+            Some(".from: can never match: every principal is of a trust domain that this mesh doesn't know"),
         ),
         ("{from: [{source: {principals: [far/ns/a/sa/b, '*/sa/b']}}]}", None),
         ("{from: [{source: {principals: ['td/ns/a/*'], notPrincipals: ['td/ns/*']}}]}", excluded),
