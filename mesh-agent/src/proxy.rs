@@ -10,6 +10,7 @@ mod drain;
 mod gate;
 mod inbound;
 mod listener;
+mod live;
 mod outbound;
 mod relay;
 mod silence;
@@ -19,3 +20,4 @@ mod upstream;
 
 pub use drain::Drain;
 pub use listener::{PodProxy, Shared};
+pub use live::{Live, LiveConnections};

@@ -11,6 +11,7 @@ use super::listener::PodProxy;
 use super::relay::Relay;
 use super::socket::{close_in_order, failed, silent};
 use super::standing::Standing;
+use crate::sys::sockopt::path_quality;
 use crate::telemetry::{ConnectionSummary, Direction, End};
 
 /// One end of a connection: what is read and written, and the socket beneath it.
@@ -40,6 +41,7 @@ where
     let limits = pod.shared.store.snapshot().mesh().timeouts;
     let standing = summary.tls.as_ref().map(|tls| Standing::of(pod, tls));
     let mut relay = Relay::new(down.stream, up.stream);
+    let _live = pod.shared.live.add(summary, relay.shown());
     let result = tokio::select! {
         biased;
         result = relay.run(failed(down.socket), failed(up.socket)) => result,
@@ -50,6 +52,7 @@ where
         Some(()) = until_old(limits.max_connection_age) => Err("max_age"),
     };
     (summary.bytes_sent, summary.bytes_received) = relay.moved();
+    summary.path = path_quality(remote).ok();
     match result {
         Ok(()) => {
             close_in_order(down.socket);

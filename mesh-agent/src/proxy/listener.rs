@@ -11,6 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::contexts::Contexts;
 use super::gate::Gate;
+use super::live::LiveConnections;
 use super::socket::reset_on_close;
 use super::upstream::SourcePorts;
 use super::{Drain, inbound, outbound};
@@ -37,6 +38,8 @@ pub struct Shared {
     pub data_paths: Arc<DataPaths>,
     /// Owns the tasks.
     pub drain: Drain,
+    /// The connections that are carried now.
+    pub live: LiveConnections,
     /// How many connections there may be.
     pub budget: Budget,
     /// Who may be unauthenticated.
@@ -56,7 +59,8 @@ impl Shared {
         budget: Budget,
     ) -> Arc<Self> {
         let (gate, seats) = (Gate::new(budget.unauthenticated), Arc::new(Semaphore::new(budget.node)));
-        Arc::new(Self { store, maps, metrics, trust, data_paths, drain: Drain::default(), budget, gate, seats })
+        let (drain, live) = (Drain::default(), LiveConnections::default());
+        Arc::new(Self { store, maps, metrics, trust, data_paths, drain, live, budget, gate, seats })
     }
 }
 

@@ -74,7 +74,7 @@ async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummar
     if session.peer != *expected {
         return End::Unproven("wrong_identity");
     }
-    pod.shared.metrics.handshake(Direction::Outbound, session.info.data_path, began.elapsed());
+    pod.shared.metrics.handshake(Direction::Outbound, &session.info, began.elapsed());
     let tls = summary.tls.insert(Tls { peer: session.peer, serial: session.serial, info: session.info });
     if let Err(end) = Standing::of(pod, tls).admit() {
         return end;

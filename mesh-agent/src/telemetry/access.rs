@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::metrics::{Closed, Metrics};
-use crate::model::connection::TlsInfo;
+use crate::model::connection::{PathQuality, TlsInfo};
 use crate::model::revocation::Serial;
 use crate::model::spiffe::SpiffeId;
 
@@ -81,6 +81,8 @@ pub struct ConnectionSummary {
     pub tls: Option<Tls>,
     /// Who made the connection, if the kernel attested it: command and process id.
     pub process: Option<(String, u32)>,
+    /// How the path to the other node did, as the kernel measured it; `None` if the connection was never carried.
+    pub path: Option<PathQuality>,
     started: Instant,
 }
 
@@ -93,8 +95,13 @@ impl ConnectionSummary {
         workload: SpiffeId,
         started: Instant,
     ) -> Self {
-        let (tls, process) = (None, None);
-        Self { direction, source, destination, workload, bytes_sent: 0, bytes_received: 0, tls, process, started }
+        let (tls, process, path) = (None, None, None);
+        Self { direction, source, destination, workload, bytes_sent: 0, bytes_received: 0, tls, process, path, started }
+    }
+
+    /// When it was accepted.
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// Writes the access line and counts the connection.
@@ -128,6 +135,8 @@ impl ConnectionSummary {
             process.pid = self.process.as_ref().map(|(_comm, pid)| *pid),
             bytes_sent = self.bytes_sent,
             bytes_received = self.bytes_received,
+            rtt_ms = self.path.map(|path| path.rtt.as_secs_f64() * 1e3),
+            retransmits = self.path.map(|path| path.retransmits),
             duration_ms = self.started.elapsed().as_secs_f64() * 1e3,
             outcome,
             reason,

@@ -8,14 +8,17 @@ const TOO_BIG: &str = "too big for emulation; with --long, or named with --test,
 const NO_KERNEL: &str = "nothing in it depends on the kernel; with --long, or named with --test, it runs";
 
 /// A file of tests, and why it is left out of an everyday run.
-pub(super) const FILES: [(&str, &str); 9] = [
+pub(super) const FILES: [(&str, &str); 12] = [
     ("apps", TOO_BIG),
+    ("audit", NO_KERNEL),
     ("bounds", TOO_BIG),
     ("clients", TOO_BIG),
+    ("cli", NO_KERNEL),
     ("demo", TOO_BIG),
     ("hostile", NO_KERNEL),
     ("identity", NO_KERNEL),
     ("join", NO_KERNEL),
+    ("observability", NO_KERNEL),
     ("ports", TOO_BIG),
     ("revocation", NO_KERNEL),
 ];
