@@ -1,15 +1,23 @@
-//! The local HTTP endpoints: metrics for Prometheus, health for the kubelet.
+//! What is served to who asks on this node: metrics for Prometheus and health for the kubelet over TCP, here; everything
+//! else over the [`socket`], to the node's operator alone.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
 use crate::telemetry::Metrics;
+use crate::telemetry::exposition::{CLASSIC, OPENMETRICS, classic};
+
+pub mod client;
+pub mod show;
+pub mod socket;
+pub mod table;
+pub mod view;
 
 /// Says what keeps the node from being ready; nothing if it is.
 pub type Pending = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
@@ -38,10 +46,13 @@ async fn readyz(State(views): State<Views>) -> (StatusCode, String) {
     }
 }
 
-async fn show_metrics(State(views): State<Views>) -> impl IntoResponse {
-    const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+async fn show_metrics(State(views): State<Views>, headers: HeaderMap) -> impl IntoResponse {
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match views.metrics.encode() {
-        Ok(text) => Ok(([(header::CONTENT_TYPE, OPENMETRICS)], text)),
+        Ok(text) if accepted.contains("application/openmetrics-text") => {
+            Ok(([(header::CONTENT_TYPE, OPENMETRICS)], text))
+        }
+        Ok(text) => Ok(([(header::CONTENT_TYPE, CLASSIC)], classic(&text))),
         Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
     }
 }

@@ -3,14 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::DropGuard;
 
-use crate::admin;
+use crate::admin::{self, socket::AdminSocket};
 use crate::args::RunArgs;
 use crate::bpf::{BpfError, Kernel, Maps};
 use crate::identity::SvidManager;
@@ -36,9 +36,12 @@ use crate::tls::probe::{ProbeError, probe};
 
 mod audit;
 pub mod authority;
+pub mod check;
+pub mod inspect;
 pub mod issuer;
 
 pub use audit::verify_audit;
+use inspect::Sources;
 
 /// How often denials are read from the ring buffer.
 const DRAIN_DENIALS: Duration = Duration::from_millis(100);
@@ -51,6 +54,14 @@ pub enum RunError {
     Admin {
         /// The configured address.
         address: std::net::SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The admin socket can't be served.
+    #[error("serve the admin socket {}", path.display())]
+    AdminSocket {
+        /// The configured path.
+        path: PathBuf,
         /// The cause.
         source: io::Error,
     },
@@ -141,12 +152,29 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let (publisher, store) = store::channel(state);
     let budget = Budget::of_descriptors(harden::raise_descriptor_limit().map_err(RunError::Descriptors)?);
     let trust = svids.trust();
+    let paths = Arc::clone(&data_paths);
     let shared = Shared::new(store.clone(), Arc::clone(&maps), Arc::clone(&metrics), trust, data_paths, budget);
     let drain = shared.drain.clone();
+    let inspect = Sources {
+        node: node.clone(),
+        started: SystemTime::now(),
+        store: store.clone(),
+        metrics: Arc::clone(&metrics),
+        data_paths: paths,
+        svids: Arc::clone(&svids),
+        readiness: Arc::clone(&readiness),
+        drain: drain.clone(),
+        live: shared.live.clone(),
+        audit,
+    };
+    let socket_error = |source| RunError::AdminSocket { path: args.admin_socket.clone(), source };
+    let socket = AdminSocket::bind(&args.admin_socket).map_err(socket_error)?;
     let admin =
         TcpListener::bind(args.admin).await.map_err(|source| RunError::Admin { address: args.admin, source })?;
 
     let mut tasks = JoinSet::new();
+    let (path, asked) = (args.admin_socket, admin::socket::serve(socket, inspect.inspect()));
+    tasks.spawn(async move { asked.await.map_err(|source| RunError::AdminSocket { path, source }) });
     let pending = pending_view(Arc::clone(&readiness), drain.clone());
     let (admin_metrics, address) = (Arc::clone(&metrics), args.admin);
     tasks.spawn(async move {

@@ -8,8 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::telemetry::log::LogFormat;
 
 pub mod audit;
+pub mod inspect;
 
 use audit::{AuditArgs, AuditCommand};
+use inspect::{ADMIN_SOCKET, InspectArgs};
 
 /// Node agent of the Hauberk service mesh: mutual TLS between workloads without sidecars.
 #[derive(Debug, Parser)]
@@ -31,11 +33,24 @@ pub struct Cli {
 pub enum Command {
     /// Serve the workloads of one node.
     Run(RunArgs),
+    /// Show how this node's agent does.
+    Status(InspectArgs),
+    /// List this node's workloads.
+    Workloads(InspectArgs),
+    /// List the connections that are carried now.
+    Connections(InspectArgs),
+    /// List this node's SVIDs, and the roots that it trusts.
+    Certificates(InspectArgs),
     /// Manage an embedded certification authority.
     #[command(subcommand)]
     Ca(CaCommand),
     /// Issue an SVID from the embedded CA into files, for tools such as openssl. Writes a private key: for tests.
     Svid(SvidArgs),
+    /// Say what would become of a connection by the documents of a directory, and which policy decides. Exit code 1: denied.
+    Explain(ExplainArgs),
+    /// Look at configuration and policy without an agent.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Look at an audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -43,6 +58,21 @@ pub enum Command {
     Probe,
     /// Take the mesh off this node: remove every pinned program and map. Pods talk plaintext afterwards.
     Uninstall(UninstallArgs),
+}
+
+/// The `policy` commands.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Check a directory of YAML documents as `run` reads it. Exit code 2: an agent would not take it.
+    Check(PolicyCheckArgs),
+}
+
+/// For `policy check`.
+#[derive(Args, Debug)]
+pub struct PolicyCheckArgs {
+    /// The directory (*.yaml, *.yml).
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 /// Where an agent finds things.
@@ -60,6 +90,9 @@ pub struct RunArgs {
     /// Directory for pins, on a bpf file system.
     #[arg(long, env = "HAUBERK_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/hauberk")]
     pub bpffs: PathBuf,
+    /// UNIX socket for `status` and the like; mode 0600, for root and the agent's user alone.
+    #[arg(long, env = "HAUBERK_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
+    pub admin_socket: PathBuf,
     /// Address of /metrics, /readyz and /healthz.
     #[arg(long, env = "HAUBERK_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:15090")]
     pub admin: SocketAddr,
@@ -171,6 +204,20 @@ pub struct CaTokenArgs {
     /// Seconds until the token ends.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub lifetime: u64,
+}
+
+/// For `explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Directory of YAML documents.
+    #[arg(long, env = "HAUBERK_CONFIG", value_name = "DIR")]
+    pub config: PathBuf,
+    /// Who connects: `namespace/name` of a workload, or its address.
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// To where: an address or `namespace/name`, and a port.
+    #[arg(value_name = "DST:PORT")]
+    pub destination: String,
 }
 
 /// For `ca revoke-node`.

@@ -7,9 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use clap::Parser;
+use mesh_agent::app::inspect::View;
 use mesh_agent::app::{self, RunError, authority};
 use mesh_agent::args::audit::{AuditCommand, AuditVerifyArgs};
-use mesh_agent::args::{BundleFormat, CaBundleArgs, CaCommand, Cli, Command, RotateStep};
+use mesh_agent::args::inspect::InspectArgs;
+use mesh_agent::args::{BundleFormat, CaBundleArgs, CaCommand, Cli, Command, PolicyCommand, RotateStep};
 use mesh_agent::bpf::Kernel;
 use mesh_agent::identity::rotate::CaDirectory;
 use mesh_agent::identity::token::JoinToken;
@@ -42,6 +44,21 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let audit = audit?;
     match cli.command {
         Command::Run(args) => runtime()?.block_on(app::run(args, audit.as_ref().map(AuditLog::handle)))?,
+        Command::Status(args) => print(&inspect(View::Status, &args)?)?,
+        Command::Workloads(args) => print(&inspect(View::Workloads, &args)?)?,
+        Command::Connections(args) => print(&inspect(View::Connections, &args)?)?,
+        Command::Certificates(args) => print(&inspect(View::Certificates, &args)?)?,
+        Command::Policy(PolicyCommand::Check(args)) => {
+            let checked = app::check::check_documents(&args.directory).map_err(RunError::from)?;
+            print(&checked.text)?;
+            return Ok(ExitCode::from(checked.code));
+        }
+        Command::Explain(args) => {
+            let now = SystemTime::now();
+            let explained = app::check::explain_documents(&args.config, &args.source, &args.destination, now)?;
+            print(&explained.text)?;
+            return Ok(ExitCode::from(explained.code));
+        }
         Command::Audit(AuditCommand::Verify(args)) => return verify(&args),
         Command::Ca(command) => run_ca(command)?,
         Command::Svid(args) => {
@@ -54,6 +71,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Uninstall(args) => Kernel::uninstall(&args.bpffs)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn inspect(view: View, args: &InspectArgs) -> anyhow::Result<String> {
+    Ok(runtime()?.block_on(app::inspect::inspect(view, args))?)
 }
 
 fn open_audit(command: &Command) -> Result<Option<AuditLog>, AuditError> {

@@ -11,6 +11,7 @@ mod gate;
 mod inbound;
 mod listed;
 mod listener;
+mod live;
 mod outbound;
 mod rego;
 mod relay;
@@ -21,3 +22,4 @@ mod upstream;
 
 pub use drain::Drain;
 pub use listener::{PodProxy, Shared};
+pub use live::{Live, LiveConnections};

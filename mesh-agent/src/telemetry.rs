@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod exposition;
 pub mod log;
 pub mod metrics;
 mod moment;

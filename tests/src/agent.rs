@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Map, Value};
 
 use crate::metrics;
-use crate::process::{Place, Process, whole_lines};
+use crate::process::{Finished, Place, Process, whole_lines};
 use crate::wait::{LIMIT, wait_until};
 use crate::world::Node;
 
@@ -52,6 +52,8 @@ pub struct Agent {
     bpffs: PathBuf,
     place: Place,
     log: PathBuf,
+    socket: PathBuf,
+    audit: PathBuf,
     drain_seconds: Option<u64>,
     descriptors: Option<u64>,
     process: Option<Process>,
@@ -74,6 +76,8 @@ impl Agent {
             bpffs: node.bpffs().to_owned(),
             place: node.place().clone(),
             log: node.place().logs.join(format!("agent-{}.log", node.name())),
+            socket: config.join("agent.sock"),
+            audit: config.join("audit/audit.jsonl"),
             drain_seconds,
             descriptors,
             process: None,
@@ -103,6 +107,8 @@ impl Agent {
         command.arg("run").arg("--config").arg(&self.config).args(["--node", &self.node]);
         command.arg("--cgroup-root").arg(&self.cgroup_root).arg("--bpffs").arg(&self.bpffs);
         command.args(["--admin", &ADMIN.to_string(), "--log-format", "json"]);
+        command.arg("--admin-socket").arg(&self.socket).arg("--audit-log").arg(&self.audit);
+        command.args(["--audit-checkpoint", "1"]);
         if let Some(seconds) = self.drain_seconds {
             command.args(["--drain-timeout", &seconds.to_string()]);
         }
@@ -166,6 +172,47 @@ impl Agent {
     /// Starts it again after `kill9` or `terminate`; returns at once.
     pub fn start_again(&mut self) -> Result<()> {
         self.spawn()
+    }
+
+    /// What `mesh-agent` prints when it asks this agent.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.place.command(&self.binary);
+        command.args(arguments).arg("--admin-socket").arg(&self.socket);
+        self.place.run(&mut command)?.success()
+    }
+
+    /// Checks its audit log with `mesh-agent audit verify` and these arguments.
+    pub fn verify_audit(&self, arguments: &[&str]) -> Result<Finished> {
+        let mut command = self.place.command(&self.binary);
+        command.args(["audit", "verify"]).args(arguments).arg(&self.audit);
+        self.place.run(&mut command)
+    }
+
+    /// The file of its audit log.
+    pub fn audit(&self) -> &Path {
+        &self.audit
+    }
+
+    /// Its audit records so far.
+    pub fn audit_records(&self) -> Result<Vec<Value>> {
+        let text = std::fs::read_to_string(&self.audit).with_context(|| format!("read {}", self.audit.display()))?;
+        whole_lines(&text).map(|line| serde_json::from_str(line).context("read an audit record")).collect()
+    }
+
+    /// Waits for an audit record.
+    pub fn wait_audit(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let found = wait_until(LIMIT, what, || Ok(self.audit_records()?.into_iter().find(&wanted)));
+        self.quoting(found)
+    }
+
+    /// Where it serves metrics, as seen from its node.
+    pub fn admin(&self) -> SocketAddr {
+        ADMIN
+    }
+
+    /// Where programs of its node run.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Takes the node out of the mesh: removes what the agent pinned.

@@ -74,6 +74,13 @@ impl SvidManager {
         self.trust.clone()
     }
 
+    /// The SVIDs of now, by identity.
+    pub fn held(&self) -> Vec<Arc<X509Svid>> {
+        let mut held: Vec<_> = self.entries().values().map(|entry| Arc::clone(&entry.svid.borrow())).collect();
+        held.sort_by_key(|svid| svid.id.to_string());
+        held
+    }
+
     /// How issuing goes.
     pub fn view(&self) -> IdentityView {
         let next_expiry = self.entries().values().map(|entry| entry.svid.borrow().not_after).min();

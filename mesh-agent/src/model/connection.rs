@@ -2,6 +2,8 @@
 //!
 //! Plain values, so that the access line and (later) policy need not know the TLS library.
 
+use std::time::Duration;
+
 use super::mesh::{CipherSuite, KeyExchange};
 
 /// What a TLS session negotiated.
@@ -17,6 +19,15 @@ pub struct TlsInfo {
     pub data_path: DataPath,
     /// A ticket of an earlier session stood for the peer's proof.
     pub resumed: bool,
+}
+
+/// How the path of a connection did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PathQuality {
+    /// The smoothed round-trip time.
+    pub rtt: Duration,
+    /// Segments that were sent again, over the whole connection.
+    pub retransmits: u32,
 }
 
 /// Where the records of a session are protected.

@@ -11,6 +11,7 @@ use super::listener::PodProxy;
 use super::relay::Relay;
 use super::socket::{close_in_order, failed, silent};
 use super::standing::{Lost, Standing};
+use crate::sys::sockopt::path_quality;
 use crate::telemetry::{ConnectionSummary, Direction, End};
 
 /// One end of a connection: what is read and written, and the socket beneath it.
@@ -42,6 +43,7 @@ where
     let watched = summary.tls.is_some() || summary.direction == Direction::Inbound;
     let standing = watched.then(|| Standing::of(pod, summary));
     let mut relay = Relay::new(down.stream, up.stream);
+    let _live = pod.shared.live.add(summary, relay.shown());
     let result = tokio::select! {
         biased;
         result = relay.run(failed(down.socket), failed(up.socket)) => result,
@@ -55,6 +57,7 @@ where
         Some(()) = until_old(limits.max_connection_age) => Err("max_age"),
     };
     (summary.bytes_sent, summary.bytes_received) = relay.moved();
+    summary.path = path_quality(remote).ok();
     match result {
         Ok(()) => {
             close_in_order(down.socket);

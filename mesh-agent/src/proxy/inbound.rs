@@ -88,7 +88,7 @@ async fn open<'a>(pod: &PodProxy, socket: &'a TcpStream, summary: &ConnectionSum
             tracing::debug!(%error, src.addr = %summary.source, "handshake failed");
             End::Denied(error.reason())
         })?;
-    pod.shared.metrics.handshake(Direction::Inbound, session.info.data_path, began.elapsed());
+    pod.shared.metrics.handshake(Direction::Inbound, &session.info, began.elapsed());
     Ok(Opened::Mesh(Box::new(session)))
 }
 

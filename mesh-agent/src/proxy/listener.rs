@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::contexts::Contexts;
 use super::gate::Gate;
 use super::listed::Listed;
+use super::live::LiveConnections;
 use super::rego::Rego;
 use super::socket::reset_on_close;
 use super::upstream::SourcePorts;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub data_paths: Arc<DataPaths>,
     /// Owns the tasks.
     pub drain: Drain,
+    /// The connections that are carried now.
+    pub live: LiveConnections,
     /// How many connections there may be.
     pub budget: Budget,
     /// Who may be unauthenticated.
@@ -62,7 +65,7 @@ impl Shared {
         budget: Budget,
     ) -> Arc<Self> {
         let (gate, seats) = (Gate::new(budget.unauthenticated), Arc::new(Semaphore::new(budget.node)));
-        let (drain, listed) = (Drain::default(), Arc::default());
+        let (drain, live, listed) = (Drain::default(), LiveConnections::default(), Arc::default());
         Arc::new(Self {
             store,
             maps,
@@ -70,6 +73,7 @@ impl Shared {
             trust,
             data_paths,
             drain,
+            live,
             budget,
             gate,
             listed,

@@ -74,7 +74,7 @@ async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummar
     if session.peer != *expected {
         return End::Unproven("wrong_identity");
     }
-    pod.shared.metrics.handshake(Direction::Outbound, session.info.data_path, began.elapsed());
+    pod.shared.metrics.handshake(Direction::Outbound, &session.info, began.elapsed());
     summary.tls = Some(Tls { peer: session.peer, chain: session.chain, info: session.info });
     if let Err(end) = Standing::of(pod, summary).admit(summary).await {
         return end;

@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub(super) use pipe::HeldFlow;
 use pipe::{End, Fault, Pipe};
 
+use super::live::Moved;
+
 /// What a paused relay holds. Bytes that the two streams hold themselves (a TLS session, a kernel) are theirs to tell.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) struct Held {
@@ -32,6 +34,7 @@ pub(super) struct Relay<D, U> {
     up: U,
     forward: Pipe,
     backward: Pipe,
+    shown: Moved,
 }
 
 impl<D, U> Relay<D, U>
@@ -40,13 +43,19 @@ where
     U: AsyncRead + AsyncWrite + Unpin,
 {
     pub(super) fn new(down: D, up: U) -> Self {
-        Self { down, up, forward: Pipe::default(), backward: Pipe::default() }
+        Self { down, up, forward: Pipe::default(), backward: Pipe::default(), shown: Moved::default() }
+    }
+
+    /// Where others see how much it has moved.
+    pub(super) fn shown(&self) -> Moved {
+        self.shown.clone()
     }
 
     /// Goes on where another relay was paused.
     #[cfg_attr(not(test), expect(dead_code, reason = "direct mode and hand-over will use it (DESIGN §2.6)"))]
     pub(super) fn resumed(down: D, up: U, held: Held) -> Self {
-        Self { down, up, forward: Pipe::from(held.forward), backward: Pipe::from(held.backward) }
+        let (forward, backward) = (Pipe::from(held.forward), Pipe::from(held.backward));
+        Self { down, up, forward, backward, shown: Moved::default() }
     }
 
     /// Stops; nothing has moved since the last poll of [`Relay::run`].
@@ -72,6 +81,7 @@ where
         let (mut down_failed, mut up_failed) = (Watch::new(down_failed), Watch::new(up_failed));
         poll_fn(|cx| {
             let both = self.poll(cx);
+            self.shown.show(self.moved());
             if both.is_pending() {
                 // Both are polled, or neither would be woken.
                 let (down, up) = (down_failed.poll(cx), up_failed.poll(cx));

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
@@ -76,7 +76,7 @@ impl Watch {
 
     /// Publishes each good configuration and reports each that isn't, for ever.
     pub async fn run(mut self, publisher: Publisher, metrics: Arc<Metrics>) -> Infallible {
-        metrics.configuration(true);
+        metrics.configuration(SystemTime::now(), None);
         let mut timer = interval(LOOK);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -91,7 +91,7 @@ impl Watch {
                 None => {}
                 Some(Ok(())) => {
                     publisher.publish(MeshState::new(self.in_force.clone()));
-                    metrics.configuration(true);
+                    metrics.configuration(SystemTime::now(), None);
                     tracing::info!(
                         target: "audit",
                         workloads = self.in_force.workloads.len(),
@@ -100,8 +100,8 @@ impl Watch {
                     );
                 }
                 Some(Err(rejection)) => {
-                    metrics.configuration(false);
-                    tracing::error!(target: "audit", reason = %rejection, "changed configuration rejected; the last good one stays in force");
+                    tracing::error!(target: "audit", reason = %rejection, "changed configuration rejected");
+                    metrics.configuration(SystemTime::now(), Some(rejection.to_string()));
                 }
             }
         }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use libc::{c_int, c_void, socklen_t};
 
+use crate::model::connection::PathQuality;
+
 const SO_NETNS_COOKIE: c_int = 71;
 const IP_LOCAL_PORT_RANGE: c_int = 51;
 
@@ -57,6 +59,21 @@ pub struct PeerState {
 
 /// Reads a TCP socket's [`PeerState`].
 pub fn peer_state(socket: impl AsFd) -> io::Result<PeerState> {
+    let info = tcp_info(socket)?;
+    Ok(PeerState {
+        in_flight: info.tcpi_unacked,
+        unanswered_probes: info.tcpi_probes,
+        last_answer: Duration::from_millis(u64::from(info.tcpi_last_ack_recv)),
+    })
+}
+
+/// Reads a TCP socket's [`PathQuality`]; also of one that has just been closed by its peer.
+pub fn path_quality(socket: impl AsFd) -> io::Result<PathQuality> {
+    let info = tcp_info(socket)?;
+    Ok(PathQuality { rtt: Duration::from_micros(u64::from(info.tcpi_rtt)), retransmits: info.tcpi_total_retrans })
+}
+
+fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     // SAFETY: a tcp_info is plain integers; zero is a value of each.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut size = size_u32::<libc::tcp_info>();
@@ -70,14 +87,7 @@ pub fn peer_state(socket: impl AsFd) -> io::Result<PeerState> {
             &raw mut size,
         )
     };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(PeerState {
-        in_flight: info.tcpi_unacked,
-        unanswered_probes: info.tcpi_probes,
-        last_answer: Duration::from_millis(u64::from(info.tcpi_last_ack_recv)),
-    })
+    if result == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
 }
 
 fn set<T: Copy>(socket: impl AsFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {

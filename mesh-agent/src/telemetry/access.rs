@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::metrics::{Closed, Metrics};
-use crate::model::connection::TlsInfo;
+use crate::model::connection::{PathQuality, TlsInfo};
 use crate::model::policy::PolicyName;
 use crate::model::revocation::{CertificateId, Serial};
 use crate::model::spiffe::SpiffeId;
@@ -92,6 +92,8 @@ pub struct ConnectionSummary {
     pub process: Option<(String, u32)>,
     /// The policy that allowed or refused it; `None` if none was asked, or none had to decide.
     pub policy: Option<PolicyName>,
+    /// How the path to the other node did, as the kernel measured it; `None` if the connection was never carried.
+    pub path: Option<PathQuality>,
     started: Instant,
 }
 
@@ -104,9 +106,26 @@ impl ConnectionSummary {
         workload: SpiffeId,
         started: Instant,
     ) -> Self {
-        let (tls, process, policy) = (None, None, None);
+        let (tls, process, policy, path) = (None, None, None, None);
         let (bytes_sent, bytes_received) = (0, 0);
-        Self { direction, source, destination, workload, bytes_sent, bytes_received, tls, process, policy, started }
+        Self {
+            direction,
+            source,
+            destination,
+            workload,
+            bytes_sent,
+            bytes_received,
+            tls,
+            process,
+            policy,
+            path,
+            started,
+        }
+    }
+
+    /// When it was accepted.
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// Writes the access line and counts the connection.
@@ -140,6 +159,8 @@ impl ConnectionSummary {
             process.pid = self.process.as_ref().map(|(_comm, pid)| *pid),
             bytes_sent = self.bytes_sent,
             bytes_received = self.bytes_received,
+            rtt_ms = self.path.map(|path| path.rtt.as_secs_f64() * 1e3),
+            retransmits = self.path.map(|path| path.retransmits),
             duration_ms = self.started.elapsed().as_secs_f64() * 1e3,
             outcome,
             reason,

@@ -3,6 +3,7 @@
 //! Label values come from the code, never from the network: their number is bounded.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
@@ -16,7 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::access::Direction;
 use super::audit::AuditHandle;
-use crate::model::connection::DataPath;
+use crate::model::connection::TlsInfo;
 use crate::model::mesh::CipherSuite;
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -44,6 +45,12 @@ struct ClosedLabels {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct HandshakeLabels {
+    direction: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct SessionLabels {
     direction: &'static str,
     datapath: &'static str,
@@ -66,7 +73,7 @@ pub struct Metrics {
     closed: Family<ClosedLabels, Counter>,
     active: Family<DirectionLabel, Gauge>,
     bytes: Family<ByteLabels, Counter>,
-    handshakes: Family<DirectionLabel, Histogram>,
+    handshakes: Family<HandshakeLabels, Histogram>,
     sessions: Family<SessionLabels, Counter>,
     source_ports: Counter,
     kernel_tls: Family<CipherLabel, Gauge>,
@@ -75,6 +82,7 @@ pub struct Metrics {
     config_in_force: Gauge,
     config_accepted: Counter,
     config_rejected: Counter,
+    config: Mutex<ConfigView>,
 }
 
 impl Metrics {
@@ -97,6 +105,7 @@ impl Metrics {
             config_in_force: Gauge::default(),
             config_accepted: Counter::default(),
             config_rejected: Counter::default(),
+            config: Mutex::new(ConfigView { in_force_since: SystemTime::now(), rejected: None }),
         };
         metrics.register(views);
         metrics
@@ -109,7 +118,7 @@ impl Metrics {
         registry.register("connections_active", "Connections open now", self.active.clone());
         let help = "Application bytes relayed; sent is from the source to the destination";
         registry.register_with_unit("relayed", help, Unit::Bytes, self.bytes.clone());
-        let help = "Duration of TLS handshakes that succeeded";
+        let help = "Duration of TLS handshakes that succeeded, full or resumed";
         registry.register_with_unit("handshake", help, Unit::Seconds, self.handshakes.clone());
         let help = "TLS sessions that began, by where their records are protected";
         registry.register("tls_sessions", help, self.sessions.clone());
@@ -154,10 +163,10 @@ impl Metrics {
     }
 
     /// Counts a handshake that succeeded, and where its session goes on.
-    pub fn handshake(&self, direction: Direction, data_path: DataPath, took: Duration) {
-        let direction = direction.label();
-        self.handshakes.get_or_create(&DirectionLabel { direction }).observe(took.as_secs_f64());
-        self.sessions.get_or_create(&SessionLabels { direction, datapath: data_path.label() }).inc();
+    pub fn handshake(&self, direction: Direction, info: &TlsInfo, took: Duration) {
+        let (direction, kind) = (direction.label(), if info.resumed { "resumed" } else { "full" });
+        self.handshakes.get_or_create(&HandshakeLabels { direction, kind }).observe(took.as_secs_f64());
+        self.sessions.get_or_create(&SessionLabels { direction, datapath: info.data_path.label() }).inc();
     }
 
     /// Counts an outbound connection that had to take another source port than the application's.
@@ -173,14 +182,25 @@ impl Metrics {
         }
     }
 
-    /// Counts a configuration that was read.
-    pub fn configuration(&self, taken: bool) {
-        self.config_in_force.set(i64::from(taken));
-        if taken {
-            self.config_accepted.inc()
-        } else {
-            self.config_rejected.inc()
-        };
+    /// Counts a configuration that was read at `now`, and notes why it was rejected, if it was.
+    pub fn configuration(&self, now: SystemTime, rejection: Option<String>) {
+        self.config_in_force.set(i64::from(rejection.is_none()));
+        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        match rejection {
+            None => {
+                self.config_accepted.inc();
+                *config = ConfigView { in_force_since: now, rejected: None };
+            }
+            Some(reason) => {
+                self.config_rejected.inc();
+                config.rejected = Some((now, reason));
+            }
+        }
+    }
+
+    /// What configuration is in force.
+    pub fn config_view(&self) -> ConfigView {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets how many of the node's workloads are in the mesh, and how many wait.
@@ -208,6 +228,15 @@ pub struct Views {
     pub identity: Box<dyn Fn() -> IdentityView + Send + Sync>,
     /// How the audit log stands, if there is one.
     pub audit: Option<AuditHandle>,
+}
+
+/// What configuration is in force.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConfigView {
+    /// Since when.
+    pub in_force_since: SystemTime,
+    /// When a newer one was rejected, and why; `None` once one is taken.
+    pub rejected: Option<(SystemTime, String)>,
 }
 
 /// How issuing goes.
@@ -272,49 +301,4 @@ fn timestamp(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, time: 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scrape_shows_every_family_with_its_unit() {
-        let metrics = Metrics::new(Views {
-            kernel: Box::new(|| vec![("connect_refused", 3)]),
-            identity: Box::new(|| IdentityView {
-                next_expiry: Some(UNIX_EPOCH + Duration::from_secs(5)),
-                issued: 4,
-                trust_roots: 2,
-                ..IdentityView::default()
-            }),
-            audit: None,
-        });
-        let active = metrics.opened(Direction::Inbound);
-        metrics.handshake(Direction::Inbound, DataPath::Kernel, Duration::from_millis(2));
-        metrics.kernel_tls(&[CipherSuite::Aes128Gcm]);
-        metrics.closed(&Closed {
-            direction: "inbound",
-            outcome: "ok",
-            reason: "",
-            tls: "TLSv1.3",
-            bytes_sent: 5,
-            bytes_received: 7,
-        });
-        drop(active);
-        let text = metrics.encode().unwrap();
-        for line in [
-            "mesh_issuer_up 1.0",
-            "mesh_svids_issued_total 4",
-            "mesh_trust_roots 2.0",
-            "mesh_connections_opened_total{direction=\"inbound\"} 1",
-            "mesh_connections_active{direction=\"inbound\"} 0",
-            "mesh_relayed_bytes_total{direction=\"inbound\",flow=\"received\"} 7",
-            "mesh_handshake_seconds_count{direction=\"inbound\"} 1",
-            "mesh_tls_sessions_total{direction=\"inbound\",datapath=\"kernel\"} 1",
-            "mesh_kernel_tls{cipher=\"TLS_AES_128_GCM_SHA256\"} 1",
-            "mesh_kernel_tls{cipher=\"TLS_AES_256_GCM_SHA384\"} 0",
-            "mesh_kernel_events_total{reason=\"connect_refused\"} 3",
-            "mesh_svid_expiry_timestamp_seconds 5",
-        ] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
-        }
-    }
-}
+mod tests;

@@ -6,8 +6,12 @@ use anyhow::Result;
 use crate::process::{self, say};
 
 /// Packages that bring a service, which Debian starts on installation; the name is the unit's too.
-const SERVICES: [(&str, &str); 3] =
-    [("haproxy", "haproxy.service"), ("nginx-light", "nginx.service"), ("redis-server", "redis-server.service")];
+const SERVICES: [(&str, &str); 4] = [
+    ("haproxy", "haproxy.service"),
+    ("nginx-light", "nginx.service"),
+    ("prometheus", "prometheus.service"),
+    ("redis-server", "redis-server.service"),
+];
 
 /// One run's dealings with apt.
 #[derive(Default)]

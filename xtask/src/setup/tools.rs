@@ -21,12 +21,14 @@ pub(crate) const BUILD_TOOLS: [Tool; 2] = [
 ];
 
 /// What the native tests and the demo run.
-pub(crate) const RUN_TOOLS: [Tool; 9] = [
+pub(crate) const RUN_TOOLS: [Tool; 11] = [
     tool("curl", "curl", "an HTTP client that knows nothing of the mesh"),
     tool("ip", "iproute2", "makes nodes and pods from network namespaces"),
     tool("nginx", "nginx-light", "an HTTP server that uses sendfile"),
     tool("nsenter", "util-linux", "starts a program inside a pod"),
     tool("openssl", "openssl", "a TLS client and server that are not ours"),
+    tool("prometheus", "prometheus", "scrapes an agent's metrics"),
+    tool("promtool", "prometheus", "says what is wrong with an agent's metrics"),
     tool("python3", "python3", "small clients and servers with unusual socket use"),
     tool("redis-benchmark", "redis-tools", "many connections and pipelined requests"),
     tool("redis-cli", "redis-tools", "a client that knows nothing of the mesh"),

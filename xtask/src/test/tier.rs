@@ -113,8 +113,17 @@ pub(crate) const NATIVE_BUILD: [&str; 8] =
 // One test at a time: they share two cores with the agents that they wait for.
 const NATIVE_RUN: [&str; 2] = ["--", "--test-threads=1"];
 // What it measured is worth reading.
-const SOAK: [&str; 8] =
-    ["test", "--locked", "--release", "--package=mesh-tests", "--test=soak", "--test=identity", "--features", "soak"];
+const SOAK: [&str; 9] = [
+    "test",
+    "--locked",
+    "--release",
+    "--package=mesh-tests",
+    "--test=soak",
+    "--test=identity",
+    "--test=rego",
+    "--features",
+    "soak",
+];
 const SOAK_RUN: [&str; 3] = ["--", "--nocapture", "--test-threads=1"];
 
 impl fmt::Display for Tier {

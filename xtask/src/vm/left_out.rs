@@ -8,16 +8,21 @@ const TOO_BIG: &str = "too big for emulation; with --long, or named with --test,
 const NO_KERNEL: &str = "nothing in it depends on the kernel; with --long, or named with --test, it runs";
 
 /// A file of tests, and why it is left out of an everyday run.
-pub(super) const FILES: [(&str, &str); 10] = [
+pub(super) const FILES: [(&str, &str); 15] = [
     ("apps", TOO_BIG),
+    ("audit", NO_KERNEL),
     ("bounds", TOO_BIG),
     ("clients", TOO_BIG),
+    ("cli", NO_KERNEL),
     ("demo", TOO_BIG),
+    ("federation", NO_KERNEL),
     ("hostile", NO_KERNEL),
     ("identity", NO_KERNEL),
     ("join", NO_KERNEL),
+    ("observability", NO_KERNEL),
     ("policy", NO_KERNEL),
     ("ports", TOO_BIG),
+    ("rego", NO_KERNEL),
     ("revocation", NO_KERNEL),
 ];
 

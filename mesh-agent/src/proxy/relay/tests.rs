@@ -71,7 +71,7 @@ async fn a_paused_relay_tells_what_it_holds_and_another_goes_on() {
             result = server.read_exact(&mut received) => drop(result.unwrap()),
         }
         // The streams go on to the next relay; they hold up to 700 bytes themselves.
-        let Relay { down, up, forward, backward } = relay;
+        let Relay { down, up, forward, backward, .. } = relay;
         let held = Held { forward: forward.into(), backward: backward.into() };
         let read = usize::try_from(held.forward.read).unwrap();
         assert!(read <= written, "{stop_after}");

@@ -18,8 +18,14 @@ const STRANGERS: usize = CAPACITY * 3 / 4;
 const RATE: f64 = 100.0;
 const BURST: f64 = 2000.0;
 
-/// The events that somebody without an identity can cause as often as they like.
-const BY_STRANGERS: [&str; 3] = ["connect refused", "connection denied", "handshake failed"];
+/// The events that others can cause as often as they like.
+const BY_STRANGERS: [&str; 5] = [
+    "connect refused",
+    "connection denied",
+    "connection matches an AUDIT policy",
+    "connection without standing",
+    "handshake failed",
+];
 
 /// Something that happened.
 #[derive(Clone, Debug)]

@@ -1,0 +1,159 @@
+//! The admin socket: what an operator on this node may see of the agent, as JSON over HTTP on a UNIX socket.
+//!
+//! Its file has mode 0600 from the first moment on, and who connects must be root or the agent's own user, as the kernel
+//! says: a file mode says nothing about a descriptor that was handed on.
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::serve::Listener;
+use serde::Serialize;
+use tokio::net::UnixListener;
+use tokio::net::UnixStream;
+use tokio::net::unix::SocketAddr;
+
+use super::view::{Certificates, ConnectionView, Status, WorkloadView};
+
+/// What the socket shows, made when it is asked for.
+pub struct Inspect {
+    /// `/v1/status`.
+    pub status: Box<dyn Fn() -> Status + Send + Sync>,
+    /// `/v1/workloads`.
+    pub workloads: Box<dyn Fn() -> Vec<WorkloadView> + Send + Sync>,
+    /// `/v1/connections`.
+    pub connections: Box<dyn Fn() -> Vec<ConnectionView> + Send + Sync>,
+    /// `/v1/certificates`.
+    pub certificates: Box<dyn Fn() -> Certificates + Send + Sync>,
+}
+
+/// A listener for root and the agent's own user alone.
+#[derive(Debug)]
+pub struct AdminSocket(UnixListener);
+
+impl AdminSocket {
+    /// Listens on `path`. Takes the place of a socket that nobody listens on any more; fails if somebody does.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        if !directory.as_os_str().is_empty() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+        }
+        // Under another name until its mode is right: nobody else could connect meanwhile.
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}", std::process::id()));
+        let temporary = directory.join(name);
+        let listener = UnixListener::bind(&temporary)?;
+        let placed = std::fs::set_permissions(&temporary, PermissionsExt::from_mode(0o600))
+            .and_then(|()| std::fs::rename(&temporary, path));
+        if placed.is_err() {
+            std::fs::remove_file(&temporary)?;
+        }
+        placed.map(|()| Self(listener))
+    }
+}
+
+impl Listener for AdminSocket {
+    type Io = UnixStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            match self.0.accept().await {
+                Ok((stream, address)) if is_allowed(&stream) => return (stream, address),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "accept on the admin socket failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
+
+/// Whether the kernel vouches for the other end (unix(7), SO_PEERCRED).
+fn is_allowed(stream: &UnixStream) -> bool {
+    let Ok(peer) = stream.peer_cred() else { return false };
+    let allowed = may_look(peer.uid(), rustix::process::geteuid().as_raw());
+    if !allowed {
+        tracing::warn!(target: "audit", { peer.uid = peer.uid(), peer.pid = peer.pid() }, "admin access refused");
+    }
+    allowed
+}
+
+/// Whether user `uid` may look at an agent that runs as `own`.
+fn may_look(uid: u32, own: u32) -> bool {
+    uid == 0 || uid == own
+}
+
+/// Serves for ever.
+pub fn serve(socket: AdminSocket, inspect: Inspect) -> impl Future<Output = io::Result<()>> {
+    let router = Router::new()
+        .route("/v1/status", get(async |State(inspect): State<Arc<Inspect>>| json(&(inspect.status)())))
+        .route("/v1/workloads", get(async |State(inspect): State<Arc<Inspect>>| json(&(inspect.workloads)())))
+        .route("/v1/connections", get(async |State(inspect): State<Arc<Inspect>>| json(&(inspect.connections)())))
+        .route("/v1/certificates", get(async |State(inspect): State<Arc<Inspect>>| json(&(inspect.certificates)())))
+        .with_state(Arc::new(inspect));
+    async move { axum::serve(socket, router).await }
+}
+
+fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::client::ask;
+
+    fn inspect() -> Inspect {
+        Inspect {
+            status: Box::new(|| Status { node: "a".to_owned(), ..Status::default() }),
+            workloads: Box::new(Vec::new),
+            connections: Box::new(Vec::new),
+            certificates: Box::new(Certificates::default),
+        }
+    }
+
+    #[tokio::test]
+    async fn its_owner_gets_an_answer_and_only_the_owner_can_open_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new/agent.sock");
+        let serving = tokio::spawn(serve(AdminSocket::bind(&path).unwrap(), inspect()));
+        let status: Status = ask(&path, "/v1/status").await.unwrap();
+        assert_eq!(status.node, "a");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(ask::<Status>(&path, "/v1/other").await.unwrap_err().to_string().contains("404"));
+        assert_eq!(AdminSocket::bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        serving.abort();
+        drop(serving.await);
+        // What a killed agent leaves behind is in nobody's way.
+        AdminSocket::bind(&path).unwrap();
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn root_and_the_agents_own_user_may_look() {
+        assert_eq!(
+            [(0, 0), (0, 500), (500, 500), (1000, 0), (1000, 500)].map(|(uid, own)| may_look(uid, own)),
+            [true, true, true, false, false]
+        );
+    }
+}

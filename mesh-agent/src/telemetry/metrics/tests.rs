@@ -1,0 +1,104 @@
+//! What a scrape shows, and that its size doesn't depend on who connects.
+
+use super::*;
+use crate::model::connection::DataPath;
+use crate::model::mesh::KeyExchange;
+use crate::model::revocation::{CertificateId, IssuerName, Serial};
+use crate::model::spiffe::SpiffeId;
+use crate::telemetry::exposition::classic;
+use crate::telemetry::{ConnectionSummary, End, Tls};
+use std::sync::Arc;
+use std::time::Instant;
+
+fn session(resumed: bool) -> TlsInfo {
+    let (cipher, key_exchange) = (CipherSuite::Aes256Gcm, KeyExchange::X25519MlKem768);
+    TlsInfo { version: "TLSv1.3", cipher, key_exchange, data_path: DataPath::Kernel, resumed }
+}
+
+fn no_views() -> Views {
+    Views { kernel: Box::new(Vec::new), identity: Box::new(IdentityView::default), audit: None }
+}
+
+#[test]
+fn a_scrape_shows_every_family_with_its_unit() {
+    let metrics = Metrics::new(Views {
+        kernel: Box::new(|| vec![("connect_refused", 3)]),
+        identity: Box::new(|| IdentityView {
+            next_expiry: Some(UNIX_EPOCH + Duration::from_secs(5)),
+            issued: 4,
+            trust_roots: 2,
+            ..IdentityView::default()
+        }),
+        audit: None,
+    });
+    let active = metrics.opened(Direction::Inbound);
+    metrics.handshake(Direction::Inbound, &session(true), Duration::from_millis(2));
+    metrics.kernel_tls(&[CipherSuite::Aes128Gcm]);
+    metrics.closed(&Closed {
+        direction: "inbound",
+        outcome: "ok",
+        reason: "",
+        tls: "TLSv1.3",
+        bytes_sent: 5,
+        bytes_received: 7,
+    });
+    drop(active);
+    let text = metrics.encode().unwrap();
+    for line in [
+        "mesh_issuer_up 1.0",
+        "mesh_svids_issued_total 4",
+        "mesh_trust_roots 2.0",
+        "mesh_connections_opened_total{direction=\"inbound\"} 1",
+        "mesh_connections_active{direction=\"inbound\"} 0",
+        "mesh_relayed_bytes_total{direction=\"inbound\",flow=\"received\"} 7",
+        "mesh_handshake_seconds_count{direction=\"inbound\",kind=\"resumed\"} 1",
+        "mesh_tls_sessions_total{direction=\"inbound\",datapath=\"kernel\"} 1",
+        "mesh_kernel_tls{cipher=\"TLS_AES_128_GCM_SHA256\"} 1",
+        "mesh_kernel_tls{cipher=\"TLS_AES_256_GCM_SHA384\"} 0",
+        "mesh_kernel_events_total{reason=\"connect_refused\"} 3",
+        "mesh_svid_expiry_timestamp_seconds 5",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn ten_thousand_peers_make_no_more_series_than_one() {
+    let metrics = Metrics::new(no_views());
+    let own = SpiffeId::parse("spiffe://test/ns/shop/sa/web").unwrap();
+    let connect = |number: u32| {
+        let peer = SpiffeId::parse(&format!("spiffe://test/ns/n{number}/sa/a{number}")).unwrap();
+        let serial = Serial::parse(&format!("{number:08x}")).unwrap();
+        let chain: Arc<[_]> = Arc::new([CertificateId { issuer: IssuerName::from_der(b""), serial }]);
+        let source = std::net::SocketAddr::from((std::net::Ipv4Addr::from(0x0a00_0000 + number), 4000));
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let _active = metrics.opened(direction);
+            metrics.handshake(direction, &session(number.is_multiple_of(2)), Duration::from_millis(1));
+            let mut summary = ConnectionSummary::new(direction, source, source, own.clone(), Instant::now());
+            summary.tls = Some(Tls { peer: peer.clone(), chain: Arc::clone(&chain), info: session(false) });
+            for end in [End::Closed, End::Denied("revoked"), End::Failed("peer_dead"), End::Unproven("wrong_identity")]
+            {
+                summary.finish(end, &metrics);
+            }
+        }
+    };
+    let series = || metrics.encode().unwrap().lines().filter(|line| !line.starts_with('#')).count();
+    (0..2).for_each(connect);
+    let few = series();
+    (2..10_000).for_each(connect);
+    assert_eq!(series(), few);
+    assert!(few < 200, "{few}");
+}
+
+#[test]
+fn a_rejected_configuration_is_told_until_one_is_taken() {
+    let metrics = Metrics::new(no_views());
+    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    metrics.configuration(at(1), None);
+    metrics.configuration(at(2), Some("mesh.yaml: bad".to_owned()));
+    let rejected = Some((at(2), "mesh.yaml: bad".to_owned()));
+    assert_eq!(metrics.config_view(), ConfigView { in_force_since: at(1), rejected });
+    assert!(classic(&metrics.encode().unwrap()).contains("\nmesh_config_in_force 0\n"));
+    metrics.configuration(at(3), None);
+    assert_eq!(metrics.config_view(), ConfigView { in_force_since: at(3), rejected: None });
+}
