@@ -41,13 +41,16 @@ fn write(stage: &Stage, account: &str) -> Result<()> {
     stage.mesh.write_file("b", "policy.rego", policy(account).as_bytes())
 }
 
-/// Waits until `allowed` is, and checks that `denied` gets a reset that is told with its reason.
+/// Waits until only `allowed` is, and checks that `denied` gets a reset that is told with its reason.
 fn decides(stage: &Stage, allowed: &str, denied: &str) -> Result<()> {
     for family in Family::BOTH {
-        wait_until(LIMIT, "the one is served", || {
-            Ok(claims::answer_is_right(&stage.call_from(allowed, family)?).is_ok().then_some(()))
+        wait_until(LIMIT, "the policy is in force", || {
+            let refused = claims::is_refused(&stage.call_from(denied, family)?).is_ok();
+            let served = claims::answer_is_right(&stage.call_from(allowed, family)?).is_ok();
+            Ok((refused && served).then_some(()))
         })?;
-        let called = claims::plaintext_is_refused(stage, denied, family)?;
+        let called = stage.call_from(denied, family)?;
+        claims::is_refused(&called)?;
         let local = called.local.context("the client has no address")?.to_string();
         stage.mesh.agent("b").wait_access(&[("src.addr", &local), ("outcome", "denied"), ("reason", "rego")])?;
     }
@@ -83,7 +86,7 @@ fn the_agent_decides_by_rego_after_its_own_policies() -> Result<()> {
     stage.mesh.agent("b").wait_log("the mistake", |line| {
         line.contains("rejected")
             && line.contains("spec.authorization.rego.policy")
-            && line.contains("policy.rego:2:11")
+            && line.contains("policy.rego:3:1")
     })?;
     decides(&stage, "neighbour", "client")
 }
