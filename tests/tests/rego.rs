@@ -84,9 +84,7 @@ fn the_agent_decides_by_rego_after_its_own_policies() -> Result<()> {
     // A policy that doesn't compile changes nothing.
     stage.mesh.write_file("b", "policy.rego", b"package hauberk\nallow if {\n")?;
     stage.mesh.agent("b").wait_log("the mistake", |line| {
-        line.contains("rejected")
-            && line.contains("spec.authorization.rego.policy")
-            && line.contains("policy.rego:3:1")
+        line.contains("rejected") && line.contains("spec.authorization.rego.policy") && line.contains("policy.rego:3:1")
     })?;
     decides(&stage, "neighbour", "client")
 }

@@ -118,7 +118,8 @@ fn the_servers_node_resets_what_comes_from_a_revoked_node() -> Result<()> {
 fn list_of(world: &World, ca: &Path, serial: &str) -> Result<Vec<u8>> {
     let work = world.directory().join(format!("crl-{serial}"));
     std::fs::create_dir_all(&work)?;
-    let even = if serial.len() % 2 == 0 { serial.to_uppercase() } else { format!("0{}", serial.to_uppercase()) };
+    let even =
+        if serial.len().is_multiple_of(2) { serial.to_uppercase() } else { format!("0{}", serial.to_uppercase()) };
     std::fs::write(work.join("index"), format!("R\t400101000000Z\t260101000000Z\t{even}\tunknown\t/CN=lost\n"))?;
     std::fs::write(
         work.join("config"),

@@ -107,7 +107,7 @@ impl Assembly {
             Object::Federated(bundle) => self.add_federated(place, bundle),
             Object::Mesh(mesh, rego) => {
                 if self.mesh_settings.is_none() {
-                    (self.mesh_settings, self.rego) = (Some(mesh), rego);
+                    (self.mesh_settings, self.rego) = (Some(*mesh), rego);
                 }
             }
             Object::PeerAuthentication(policy) => {

@@ -30,7 +30,7 @@ const NAMESPACED: &str = "Workload";
 pub(super) enum Object {
     Authorization(AuthorizationPolicy),
     Federated(TrustBundle),
-    Mesh(Mesh, Option<RegoDraft>),
+    Mesh(Box<Mesh>, Option<RegoDraft>),
     PeerAuthentication(PeerAuthentication),
     Revocation(Revocation),
     Workload(Draft),
@@ -58,7 +58,7 @@ pub(super) fn lower(document: &Value, report: &Report) -> Option<Object> {
     match kind {
         "AuthorizationPolicy" => authorization::lower(&metadata, &spec?).map(Object::Authorization),
         "FederatedTrustDomain" => federation::lower(&spec?).map(Object::Federated),
-        "Mesh" => mesh::lower(&spec?).map(|(mesh, rego)| Object::Mesh(mesh, rego)),
+        "Mesh" => mesh::lower(&spec?).map(|(mesh, rego)| Object::Mesh(Box::new(mesh), rego)),
         "PeerAuthentication" => peer_authentication::lower(&metadata, &spec?).map(Object::PeerAuthentication),
         "Revocation" => revocation::lower(&metadata, &spec?).map(Object::Revocation),
         _ => workload::lower(&metadata, &spec?).map(Object::Workload),

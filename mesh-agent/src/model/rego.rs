@@ -49,8 +49,11 @@ pub struct RegoModule {
     text: Arc<str>,
     rule: String,
     /// Engines at rest, each with its clock.
-    idle: Arc<Mutex<Vec<(Engine, Arc<Clock>)>>>,
+    idle: Arc<Mutex<Vec<Ready>>>,
 }
+
+/// An engine that has the module, and what it knows of the time.
+type Ready = (Engine, Arc<Clock>);
 
 /// What `time.now_ns()` says, and whether somebody asked.
 #[derive(Debug, Default)]
@@ -113,7 +116,7 @@ impl RegoModule {
         Ok(RegoAnswer { holds: holds && answer.holds, ..answer })
     }
 
-    fn engine(&self) -> anyhow::Result<(Engine, Arc<Clock>)> {
+    fn engine(&self) -> anyhow::Result<Ready> {
         let (mut engine, clock) = (Engine::new(), Arc::new(Clock::default()));
         let read = Arc::clone(&clock);
         let now_ns = move |_: Vec<Value>| {
@@ -223,8 +226,10 @@ mod tests {
 
     #[test]
     fn an_endless_policy_is_stopped() {
-        let heavy = "allow if { input.x; some a in numbers.range(1, 3000); some b in numbers.range(1, 3000); a * b == -1 }";
-        let error = module(heavy).unwrap().evaluate(r#"{"x": true}"#, UNIX_EPOCH, Duration::from_millis(5)).unwrap_err();
+        let heavy =
+            "allow if { input.x; some a in numbers.range(1, 3000); some b in numbers.range(1, 3000); a * b == -1 }";
+        let error =
+            module(heavy).unwrap().evaluate(r#"{"x": true}"#, UNIX_EPOCH, Duration::from_millis(5)).unwrap_err();
         assert!(error.to_string().contains("time"), "{error}");
         let error = module(&heavy.replace("input.x; ", "")).unwrap_err();
         assert!(error.contains("time"), "{error}");

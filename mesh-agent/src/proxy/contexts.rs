@@ -21,10 +21,13 @@ pub(super) struct Contexts {
     made: Mutex<Made>,
 }
 
+/// What a configuration is made from: our SVID, our roots, those of other trust domains.
+type Origin = (Arc<X509Svid>, Arc<Trust>, Arc<[TrustBundle]>);
+
 /// What was made, and from what.
 #[derive(Default)]
 struct Made {
-    from: Option<(Arc<X509Svid>, Arc<Trust>, Arc<[TrustBundle]>)>,
+    from: Option<Origin>,
     server: Option<Arc<ServerConfig>>,
     clients: HashMap<SpiffeId, Arc<ClientConfig>>,
 }

@@ -75,7 +75,7 @@ pub(super) struct Lost {
     /// The policy that says so.
     pub(super) policy: Option<PolicyName>,
     rule: Option<usize>,
-    rego: Option<Decision>,
+    rego: Option<Box<Decision>>,
 }
 
 impl Lost {
@@ -98,7 +98,7 @@ impl Standing {
         let svid = pod.contexts.svid();
         let own = (pod.workload.identity.clone(), svid.borrow().serial.clone());
         let access = (summary.direction == Direction::Inbound)
-            .then(|| Access { source: summary.source, destination: summary.destination });
+            .then_some(Access { source: summary.source, destination: summary.destination });
         let peer = summary.tls.as_ref().map(|tls| Peer { id: tls.peer.clone(), chain: Arc::clone(&tls.chain) });
         let (shared, workload) = (&pod.shared, pod.workload.uid.clone());
         let (store, trust, listed) = (shared.store.clone(), shared.trust.clone(), Arc::clone(&shared.listed));
@@ -193,7 +193,11 @@ impl Standing {
         let peer = self.peer.as_ref().map(|peer| &peer.id);
         let input = rego_input(state, &self.workload, peer, access.source.ip(), access.destination);
         let decision = self.rego.decide(settings, &input, now).await;
-        if decision.allow { Ok(()) } else { Err(Lost { rego: Some(decision.clone()), ..Lost::by(decision.reason) }) }
+        if decision.allow {
+            Ok(())
+        } else {
+            Err(Lost { rego: Some(Box::new(decision.clone())), ..Lost::by(decision.reason) })
+        }
     }
 
     /// When the connection may lose its standing by time alone.
