@@ -70,7 +70,12 @@ impl Ends {
 async fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((ADDRESS, 0)).await.expect("listen");
     let near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connect");
-    (near, listener.accept().await.expect("accept").0)
+    let far = listener.accept().await.expect("accept").0;
+    // As the agents do; otherwise each message would wait for the acknowledgement of the one before.
+    for end in [&near, &far] {
+        end.set_nodelay(true).expect("no delay");
+    }
+    (near, far)
 }
 
 fn handshakes(bencher: Bencher<'_, '_>, group: KeyExchange, resumption: bool) {
