@@ -46,7 +46,8 @@ pub enum Command {
     Ca(CaCommand),
     /// Issue an SVID from the embedded CA into files, for tools such as openssl. Writes a private key: for tests.
     Svid(SvidArgs),
-    /// Say what would become of a connection by the documents of a directory, and which policy decides. Exit code 1: denied.
+    /// Say what would become of a connection by the documents of a directory, and which policy decides. Exit code 1: denied; 2:
+    /// there is nothing to explain.
     Explain(ExplainArgs),
     /// Look at configuration and policy without an agent.
     #[command(subcommand)]

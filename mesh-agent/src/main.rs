@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use clap::Parser;
+use mesh_agent::app::check::ExplainError;
 use mesh_agent::app::inspect::View;
 use mesh_agent::app::{self, RunError, authority};
 use mesh_agent::args::audit::{AuditCommand, AuditVerifyArgs};
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
-            let misconfigured = matches!(error.downcast_ref(), Some(RunError::Config(_)));
+            let misconfigured = matches!(error.downcast_ref(), Some(RunError::Config(_))) || error.is::<ExplainError>();
             ExitCode::from(if misconfigured { 2 } else { 1 })
         }
     }
