@@ -129,12 +129,17 @@ fn an_opa_server_decides_alike_and_nobody_passes_without_it() -> Result<()> {
         std::fs::write(stage.world.directory().join("opa.rego"), policy("neighbour")).context("write a policy")
     })?;
     decides(&stage, "neighbour", "client")?;
+    let live = stage.world.pod("neighbour").act(stage.server_address(Family::V4), &["chat:1", "chat:100"])?;
+    live.wait("chat", 1)?;
     drop(opa);
     wait_until(LIMIT, "what is remembered is over", || {
         Ok(claims::is_refused(&stage.call_from("neighbour", Family::V4)?).is_ok().then_some(()))
     })?;
     let fields = [("direction", "inbound"), ("outcome", "denied"), ("reason", "rego_failed")];
     stage.mesh.agent("b").wait_access(&fields)?;
+    // What was allowed outlives the outage.
+    let heard = live.wait("chat", 2)?;
+    ensure!(heard.end.is_none(), "{heard:?}");
     let _opa = start_opa(&stage, "client")?;
     decides(&stage, "client", "neighbour")
 }

@@ -14,11 +14,14 @@ use crate::opa;
 /// Answers that are remembered. When there are more, all are forgotten: a policy answers faster than a list is kept in order.
 const MAX_ANSWERS: usize = 8192;
 
+/// The reason where nobody answered.
+pub(super) const NO_ANSWER: &str = "rego_failed";
+
 /// A decision on one connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Decision {
     pub(super) allow: bool,
-    /// The label in logs and metrics: `rego`, or `rego_failed` where there was no answer.
+    /// The label in logs and metrics: `rego`, or [`NO_ANSWER`].
     pub(super) reason: &'static str,
     /// Names the decision in records; OPA's own, where it gave one.
     pub(super) id: Arc<str>,
@@ -56,7 +59,7 @@ impl Rego {
             }
             Err(error) => {
                 let detail = Some(error.into());
-                Decision { allow: settings.fail_open, reason: "rego_failed", id: new_id().into(), detail }
+                Decision { allow: settings.fail_open, reason: NO_ANSWER, id: new_id().into(), detail }
             }
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::listed::Listed;
 use super::listener::PodProxy;
-use super::rego::{Decision, Rego};
+use super::rego::{Decision, NO_ANSWER, Rego};
 use crate::model::mesh::MtlsMode;
 use crate::model::policy::PolicyName;
 use crate::model::revocation::{CertificateId, Serial};
@@ -110,7 +110,10 @@ impl Standing {
     pub(super) async fn admit(&self, summary: &mut ConnectionSummary) -> Result<(), End> {
         let (state, now) = (self.store.snapshot(), SystemTime::now());
         let judged = match self.judge(&state, now) {
-            Ok(good) => self.ask(&state, now).await.map(|()| good).map_err(|lost| (lost, Vec::new())),
+            Ok(good) => match self.ask(&state, now).await {
+                Ok(()) => Ok(good),
+                Err(lost) => Err((lost, good.audited)),
+            },
             lost => lost,
         };
         match judged {
@@ -135,7 +138,10 @@ impl Standing {
             if let Err((lost, _)) = self.judge(&state, now) {
                 return self.audited(lost);
             }
-            if let Err(lost) = self.ask(&state, now).await {
+            // That nobody answers is no denial: what was allowed outlives an outage, and only new connections are refused.
+            if let Err(lost) = self.ask(&state, now).await
+                && lost.reason != NO_ANSWER
+            {
                 return self.audited(lost);
             }
             let left = self.holds_until(&state, now).and_then(|until| until.duration_since(now).ok());
@@ -194,6 +200,10 @@ impl Standing {
         let input = rego_input(state, &self.workload, peer, access.source.ip(), access.destination);
         let decision = self.rego.decide(settings, &input, now).await;
         if decision.allow {
+            if decision.reason == NO_ANSWER {
+                let (id, why) = (&*decision.id, decision.detail.as_deref());
+                tracing::warn!(target: "audit", { decision.id = id, decision.reason = why }, "allowed without an answer");
+            }
             Ok(())
         } else {
             Err(Lost { rego: Some(Box::new(decision.clone())), ..Lost::by(decision.reason) })

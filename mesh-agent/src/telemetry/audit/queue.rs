@@ -19,7 +19,8 @@ const RATE: f64 = 100.0;
 const BURST: f64 = 2000.0;
 
 /// The events that others can cause as often as they like.
-const BY_STRANGERS: [&str; 5] = [
+const BY_STRANGERS: [&str; 6] = [
+    "allowed without an answer",
     "connect refused",
     "connection denied",
     "connection matches an AUDIT policy",
