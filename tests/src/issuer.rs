@@ -18,6 +18,8 @@ const PORT: u16 = 15_100;
 pub enum IssuerKind {
     /// Each agent has the CA's key.
     Embedded,
+    /// The only agent makes a CA, in `ca` beside its documents.
+    Own,
     /// One service has it.
     Remote,
 }

@@ -170,6 +170,7 @@ impl Setup<'_> {
             IssuerKind::Embedded => {
                 format!("embedded: {{certificate: {}, key: {}}}", file("ca.crt"), file("ca.key"))
             }
+            IssuerKind::Own => "embedded: {directory: ca}".to_owned(),
             IssuerKind::Remote => {
                 format!("remote: {{address: '{}', tokenFile: {TOKEN_FILE}}}", mesh.authority.listen())
             }

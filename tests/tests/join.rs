@@ -1,5 +1,6 @@
 //! The signing service and its nodes: who joins, who gets what, and that no secret is left anywhere.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -8,7 +9,7 @@ use mesh_tests::issuer::IssuerKind;
 use mesh_tests::mesh::{Mesh, Mode, agent_bin, spiffe_id};
 use mesh_tests::stage::{self, MARKER, PORT};
 use mesh_tests::wait::{LIMIT, wait_until};
-use mesh_tests::world::{Family, World};
+use mesh_tests::world::{Family, PodSpec, World};
 
 /// PKCS #8 of any P-256 key begins like this (RFC 5958, RFC 5915).
 const KEY_BEGINS: &[u8] = &[
@@ -130,6 +131,30 @@ fn what_a_node_got_is_revoked_as_a_whole_and_nothing_else() -> Result<()> {
         Ok(claims::is_refused(&world.pod("client").call(to, MARKER)?).is_ok().then_some(()))
     })?;
     mesh.agent("b").wait_access(&[("outcome", "denied"), ("reason", "revoked")])?;
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
+fn an_agent_alone_makes_its_ca_once() -> Result<()> {
+    // All workloads are on one node.
+    let world = World::builder()
+        .node("a")
+        .pod(PodSpec::workload("client"))
+        .pod(PodSpec::workload("server"))
+        .node("b")
+        .build()?;
+    let _server = world.pod("server").serve(PORT)?;
+    let mut mesh = Mesh::setup(&world, &agent_bin()?, Mode::Strict).issuer(IssuerKind::Own).start()?;
+    let call = || world.pod("client").call(world.address("server", Family::V4, PORT), MARKER);
+    claims::answer_is_right(&call()?)?;
+    let key = world.directory().join("mesh/a/ca/ca.key");
+    let mode = std::fs::metadata(&key)?.permissions().mode() & 0o777;
+    ensure!(mode == 0o600, "{mode:o}");
+    let before = std::fs::read(&key)?;
+    mesh.agent_mut("a").restart()?;
+    claims::answer_is_right(&call()?)?;
+    ensure!(std::fs::read(&key)? == before, "another CA");
     Ok(())
 }
 
