@@ -8,7 +8,7 @@ const TOO_BIG: &str = "too big for emulation; with --long, or named with --test,
 const NO_KERNEL: &str = "nothing in it depends on the kernel; with --long, or named with --test, it runs";
 
 /// A file of tests, and why it is left out of an everyday run.
-pub(super) const FILES: [(&str, &str); 15] = [
+pub(super) const FILES: [(&str, &str); 17] = [
     ("apps", TOO_BIG),
     ("audit", NO_KERNEL),
     ("bounds", TOO_BIG),
@@ -19,11 +19,13 @@ pub(super) const FILES: [(&str, &str); 15] = [
     ("hostile", NO_KERNEL),
     ("identity", NO_KERNEL),
     ("join", NO_KERNEL),
+    ("modes", NO_KERNEL),
     ("observability", NO_KERNEL),
     ("policy", NO_KERNEL),
     ("ports", TOO_BIG),
     ("rego", NO_KERNEL),
     ("revocation", NO_KERNEL),
+    ("world", NO_KERNEL),
 ];
 
 /// Whether an everyday run has this file of tests.
