@@ -120,7 +120,9 @@ pub fn impostor_is_refused(stage: &Stage, family: Family) -> Result<AccessLine> 
     let called = stage.world.pod("client").call(to, MARKER)?;
     is_refused(&called)?;
     let local = called.local.context("the client has no address")?.to_string();
-    let line = stage.mesh.agent("a").wait_access(&[("direction", "outbound"), ("src.addr", &local)])?;
+    // A port may come again, with another destination.
+    let ends = [("direction", "outbound"), ("src.addr", &*local), ("dst.addr", &to.to_string())];
+    let line = stage.mesh.agent("a").wait_access(&ends)?;
     ensure!(line.field("outcome") != "ok", "the agent says {line:?}");
     ensure!(line.field("dst.id") != spiffe_id("impostor"), "node a should expect `{EXPECTED_ACCOUNT}`: {line:?}");
     ensure!(!stage.capture.trace()?.since(mark).contains(MARKER), "the marker is on the wire");
