@@ -4,10 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use axum::http::{Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+
+use crate::sys::http;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +23,7 @@ pub enum AskError {
     },
     /// The agent hung up, for this user may not ask or because it ends.
     #[error("the agent gave no answer")]
-    Exchange(#[from] hyper::Error),
+    Exchange(#[source] http::AnyError),
     /// It answered something else.
     #[error("the agent answered {status}: {text}")]
     Refused {
@@ -40,19 +41,12 @@ pub enum AskError {
 pub async fn ask<T: DeserializeOwned>(socket: &Path, view: &str) -> Result<T, AskError> {
     let stream = UnixStream::connect(socket).await;
     let stream = stream.map_err(|source| AskError::Connect { path: socket.to_owned(), source })?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let mut request = Request::new(Empty::<bytes::Bytes>::new());
+    let mut request = Request::new(Full::<bytes::Bytes>::default());
     view.parse().map(|uri| *request.uri_mut() = uri).unwrap_or_default();
     request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("agent"));
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
-    };
-    let (status, body) = tokio::select! {
-        answer = exchange => answer?,
-        Err(error) = connection => return Err(error.into()),
-    };
+    // Our own agent's answer: as long as it has connections.
+    let exchanged = http::exchange(stream, request, usize::MAX).await;
+    let (status, body) = exchanged.map_err(AskError::Exchange)?;
     if status != StatusCode::OK {
         return Err(AskError::Refused { status, text: String::from_utf8_lossy(&body).into_owned() });
     }

@@ -102,9 +102,12 @@ impl Assembly {
         match object {
             Object::Authorization(policy) => {
                 let name = policy.name.clone();
-                add_named(&mut self.authorization, &mut self.errors, (place, name, policy));
+                add_named(&mut self.authorization, &mut self.errors, NAME, (place, name, policy));
             }
-            Object::Federated(bundle) => self.add_federated(place, bundle),
+            Object::Federated(bundle) => {
+                let name = bundle.trust_domain.clone();
+                add_named(&mut self.federated, &mut self.errors, "spec.trustDomain", (place, name, bundle));
+            }
             Object::Mesh(mesh, rego) => {
                 if self.mesh_settings.is_none() {
                     (self.mesh_settings, self.rego) = (Some(*mesh), rego);
@@ -112,22 +115,14 @@ impl Assembly {
             }
             Object::PeerAuthentication(policy) => {
                 let name = policy.name.clone();
-                add_named(&mut self.peer_authentication, &mut self.errors, (place, name, policy));
+                add_named(&mut self.peer_authentication, &mut self.errors, NAME, (place, name, policy));
             }
             Object::Revocation(revocation) => {
                 let name = revocation.name.clone();
-                add_named(&mut self.revocations, &mut self.errors, (place, name, revocation));
+                add_named(&mut self.revocations, &mut self.errors, NAME, (place, name, revocation));
             }
             Object::Workload(draft) => self.add_workload(place, draft),
         }
-    }
-
-    fn add_federated(&mut self, place: Place, bundle: TrustBundle) {
-        if let Some((first, _)) = self.federated.get(&bundle.trust_domain) {
-            self.errors.push(place.mistake("spec.trustDomain", format!("is already in {}", first.short())));
-            return;
-        }
-        self.federated.insert(bundle.trust_domain.clone(), (place, bundle));
     }
 
     fn add_workload(&mut self, place: Place, draft: Draft) {
@@ -213,10 +208,18 @@ impl Assembly {
 const SELECTS_IN_ROOT: &str =
     "a mesh-wide PeerAuthentication is for all workloads: put it into the namespace of those that it selects";
 
-/// Adds an object of which there can't be two of one name.
-fn add_named<K: Ord, T>(named: &mut Named<K, T>, errors: &mut Vec<ConfigError>, (place, name, object): (Place, K, T)) {
+/// Where most objects have their name.
+const NAME: &str = "metadata.name";
+
+/// Adds an object of which there can't be two of one name, which is in `field`.
+fn add_named<K: Ord, T>(
+    named: &mut Named<K, T>,
+    errors: &mut Vec<ConfigError>,
+    field: &str,
+    (place, name, object): (Place, K, T),
+) {
     match named.get(&name) {
-        Some((first, _)) => errors.push(place.mistake("metadata.name", format!("is already in {}", first.short()))),
+        Some((first, _)) => errors.push(place.mistake(field, format!("is already in {}", first.short()))),
         None => drop(named.insert(name, (place, object))),
     }
 }
