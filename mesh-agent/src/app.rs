@@ -20,7 +20,7 @@ use crate::model::kernel::{KernelDefect, defects_of, parse_version};
 use crate::model::mesh::CipherSuite;
 use crate::model::spiffe::SpiffeIdError;
 use crate::model::workload::NodeName;
-use crate::pod::{Enrolled, PodManager, Readiness};
+use crate::pod::{Enrolled, PodManager, Readiness, Sandboxes};
 use crate::proxy::{Drain, PodProxy, Shared};
 use crate::signing::JournalError;
 use crate::sources::file::LoadError;
@@ -193,6 +193,8 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         store,
         node,
         cgroup_mount: mount,
+        cgroup_root: root,
+        sandboxes: Sandboxes::default(),
         svids,
         readiness,
         metrics,

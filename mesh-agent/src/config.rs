@@ -2,7 +2,9 @@
 //!
 //! Reading files is `sources::file`'s business, so that the Kubernetes API can feed the same rules.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use crate::model::workload::Workload;
 
 mod assemble;
 mod authorization;
+mod cluster;
 mod document;
 mod error;
 mod federation;
@@ -32,7 +35,9 @@ mod walk;
 mod workload;
 
 use assemble::{Assembly, Place};
+pub use cluster::{Cluster, Membership, Verdict};
 pub use error::{ConfigError, ConfigErrors};
+pub use object::KINDS;
 
 /// One file of YAML documents; with a name in `.crl` revocation lists of CAs in PEM, in `.rego` a policy in Rego.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -50,6 +55,8 @@ pub struct MeshConfig {
     pub mesh: Mesh,
     /// All workloads, ordered by name.
     pub workloads: Vec<Workload>,
+    /// Addresses of pods that are known not to be in the mesh.
+    pub outside: BTreeSet<IpAddr>,
     /// What vouches for other trust domains, ordered by name.
     pub federated: Vec<TrustBundle>,
     /// Who may connect to whom, ordered by name.
@@ -78,7 +85,7 @@ pub fn parse(documents: &[SourceFile]) -> Result<MeshConfig, ConfigErrors> {
             _ => {}
         }
         for (index, document) in document::split(&file.text).into_iter().enumerate() {
-            let place = Place { file: file.name.clone(), document: index + 1, object: None };
+            let place = Place { file: Some((file.name.clone(), index + 1)), object: None };
             match document {
                 Ok(document) => read(&mut assembly, place, &document),
                 Err(reason) => assembly.refuse([place.mistake("", reason)]),
@@ -90,7 +97,7 @@ pub fn parse(documents: &[SourceFile]) -> Result<MeshConfig, ConfigErrors> {
 
 /// A CA's tool wrote it: there is no document around it.
 fn read_crl(assembly: &mut Assembly, file: &SourceFile) {
-    let place = Place { file: file.name.clone(), document: 1, object: None };
+    let place = Place { file: Some((file.name.clone(), 1)), object: None };
     match revocation::of_crl_file(&file.name.to_string_lossy(), &file.text) {
         Ok(revocation) => assembly.add(place, object::Object::Revocation(revocation)),
         Err(reason) => assembly.refuse([place.mistake("", reason)]),

@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod bundle;
+pub mod cluster;
 pub mod connection;
 pub mod crl;
 pub mod kernel;

@@ -3,6 +3,10 @@
 mod enrol;
 mod manager;
 mod numbers;
+mod readiness;
+mod sandboxes;
 
 pub use enrol::{Enrolled, PodError};
-pub use manager::{PodManager, Readiness};
+pub use manager::PodManager;
+pub use readiness::{Readiness, Stage};
+pub use sandboxes::{Sandbox, Sandboxes};

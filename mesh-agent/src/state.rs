@@ -2,7 +2,7 @@
 //!
 //! Sources build a new one and publish it whole; a connection keeps the one it began with.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -43,6 +43,7 @@ pub struct MeshState {
     mesh: Mesh,
     workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
     by_address: HashMap<IpAddr, Arc<Workload>>,
+    outside: BTreeSet<IpAddr>,
     policies: PolicyIndex,
     modes: Modes,
     revoked: Revoked,
@@ -63,7 +64,8 @@ impl MeshState {
             .flat_map(|workload| workload.addresses.iter().map(|address| (*address, Arc::clone(workload))))
             .collect();
         let federated = config.federated.into();
-        Self { mesh: config.mesh, workloads, by_address, policies, modes, revoked, federated, rego: config.rego }
+        let (mesh, outside, rego) = (config.mesh, config.outside, config.rego);
+        Self { mesh, workloads, by_address, outside, policies, modes, revoked, federated, rego }
     }
 
     /// The mesh-wide settings.
@@ -125,6 +127,11 @@ impl MeshState {
     pub fn diverted(&self) -> impl Iterator<Item = IpNet> {
         let addresses = self.by_address.keys().copied().map(IpNet::from);
         self.mesh.pod_ranges.iter().copied().chain(addresses)
+    }
+
+    /// Whether a pod that is not in the mesh has this address.
+    fn is_outside(&self, address: IpAddr) -> bool {
+        self.outside.contains(&address.to_canonical())
     }
 
     fn in_pod_ranges(&self, address: IpAddr) -> bool {

@@ -10,5 +10,6 @@ pub mod interrupt;
 pub mod ktls;
 pub mod link;
 pub mod netns;
+pub mod pod;
 pub mod sockopt;
 pub mod stream;

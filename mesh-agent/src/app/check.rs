@@ -89,7 +89,8 @@ fn destination(state: &MeshState, to: &str, source: &Workload) -> Result<SocketA
 }
 
 fn describe(config: &MeshConfig) -> String {
-    let MeshConfig { mesh, workloads, authorization, peer_authentication, federated, rego, revocations } = config;
+    let MeshConfig { mesh, workloads, outside: _, authorization, peer_authentication, federated, rego, revocations } =
+        config;
     let mut text = format!("ok: mesh {}", mesh.trust_domain);
     let policies = authorization.len() + peer_authentication.len();
     for (count, one, more) in [

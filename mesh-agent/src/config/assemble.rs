@@ -24,16 +24,16 @@ use crate::model::workload::{NodeName, Workload, WorkloadUid};
 /// Where an object was read.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    pub(super) file: PathBuf,
-    pub(super) document: usize,
+    /// File and document in it, counted from 1. `None`: from the Kubernetes API.
+    pub(super) file: Option<(PathBuf, usize)>,
     pub(super) object: Option<String>,
 }
 
 impl Place {
     pub(super) fn mistake(&self, field: impl Into<String>, reason: impl Into<String>) -> ConfigError {
         ConfigError {
-            file: Some(self.file.clone()),
-            document: Some(self.document),
+            file: self.file.as_ref().map(|(file, _)| file.clone()),
+            document: self.file.as_ref().map(|(_, document)| *document),
             object: self.object.clone(),
             field: field.into(),
             reason: reason.into(),
@@ -41,7 +41,10 @@ impl Place {
     }
 
     fn short(&self) -> String {
-        format!("{} document {}", self.file.display(), self.document)
+        match &self.file {
+            Some((file, document)) => format!("{} document {document}", file.display()),
+            None => self.object.clone().unwrap_or_default(),
+        }
     }
 }
 
@@ -194,7 +197,17 @@ impl Assembly {
         match self.mesh_settings {
             Some(mesh) if self.errors.is_empty() => {
                 let rego = rego.map(Arc::new);
-                Ok(MeshConfig { mesh, workloads, authorization, peer_authentication, federated, rego, revocations })
+                let outside = BTreeSet::new();
+                Ok(MeshConfig {
+                    mesh,
+                    workloads,
+                    outside,
+                    authorization,
+                    peer_authentication,
+                    federated,
+                    rego,
+                    revocations,
+                })
             }
             _ => {
                 self.errors.sort_by_key(|error| (error.file.is_none(), error.file.clone(), error.document));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// One mistake.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ConfigError {
-    /// The file; none where the mistake is that something is nowhere.
+    /// The file; none from the Kubernetes API, and where the mistake is that something is nowhere.
     pub file: Option<PathBuf>,
     /// The document in the file, counted from 1.
     pub document: Option<usize>,
@@ -23,12 +23,11 @@ impl fmt::Display for ConfigError {
         if let Some(file) = &self.file {
             write!(f, "{}: ", file.display())?;
         }
-        if let Some(document) = self.document {
-            write!(f, "document {document}")?;
-            if let Some(object) = &self.object {
-                write!(f, " ({})", OneLine(object))?;
-            }
-            f.write_str(": ")?;
+        match (self.document, &self.object) {
+            (Some(document), Some(object)) => write!(f, "document {document} ({}): ", OneLine(object))?,
+            (Some(document), None) => write!(f, "document {document}: ")?,
+            (None, Some(object)) => write!(f, "{}: ", OneLine(object))?,
+            (None, None) => {}
         }
         if !self.field.is_empty() {
             write!(f, "{}: ", OneLine(&self.field))?;

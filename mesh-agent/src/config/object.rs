@@ -18,8 +18,15 @@ use crate::model::svid::TrustBundle;
 
 /// The only version so far.
 const API_VERSION: &str = "mesh.hauberk.dev/v1alpha1";
-const KINDS: [&str; 6] =
-    ["AuthorizationPolicy", "FederatedTrustDomain", "Mesh", "PeerAuthentication", "Revocation", "Workload"];
+/// Every kind, with its plural as the Kubernetes API has it.
+pub const KINDS: [(&str, &str); 6] = [
+    ("AuthorizationPolicy", "authorizationpolicies"),
+    ("FederatedTrustDomain", "federatedtrustdomains"),
+    ("Mesh", "meshes"),
+    ("PeerAuthentication", "peerauthentications"),
+    ("Revocation", "revocations"),
+    ("Workload", "workloads"),
+];
 /// Kinds whose objects belong to a namespace, or to none and so to the whole mesh.
 const POLICIES: [&str; 2] = ["AuthorizationPolicy", "PeerAuthentication"];
 /// The only kind whose objects must belong to a namespace.
@@ -81,10 +88,11 @@ fn api_version(text: &str) -> Result<(), String> {
 }
 
 fn kind(text: &str) -> Result<&'static str, String> {
-    if let Some(kind) = KINDS.into_iter().find(|kind| *kind == text) {
+    let kinds = KINDS.map(|(kind, _)| kind);
+    if let Some(kind) = kinds.into_iter().find(|kind| *kind == text) {
         return Ok(kind);
     }
-    let hint = closest(text, &KINDS).map(|kind| format!(", did you mean `{kind}`?"));
+    let hint = closest(text, &kinds).map(|kind| format!(", did you mean `{kind}`?"));
     Err(format!("`{text}` is not a kind of this mesh{}", hint.unwrap_or_default()))
 }
 

@@ -40,6 +40,9 @@ impl Draft {
             addresses: self.addresses,
             netns: self.netns,
             cgroup: self.cgroup,
+            pod: None,
+            // From files nobody can say more: see ARCHITECTURE.md.
+            announced: true,
             exclude: self.exclude,
         })
     }

@@ -56,6 +56,33 @@ impl fmt::Display for NodeName {
     }
 }
 
+/// The uid that Kubernetes gave a pod: another one each time a pod of that name is made.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PodUid(Arc<str>);
+
+impl PodUid {
+    /// The longest; Kubernetes writes 36 characters, and the uid of a static pod's mirror is as long as its hash.
+    const MAX_BYTES: usize = 64;
+
+    /// Takes what may be part of a file's name: letters, digits, `-`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = !text.is_empty() && text.len() <= Self::MAX_BYTES;
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        (fits && is_plain).then(|| Self(Arc::from(text)))
+    }
+
+    /// The bare uid.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PodUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// One workload, as its configuration describes it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Workload {
@@ -73,6 +100,10 @@ pub struct Workload {
     pub netns: Option<PathBuf>,
     /// Its cgroup on that node: an absolute path below the cgroup2 mount.
     pub cgroup: Option<PathBuf>,
+    /// The pod that it is, in Kubernetes: says where it is in place of `netns` and `cgroup`.
+    pub pod: Option<PodUid>,
+    /// Whether its own agent has said that it is served. Until then nobody speaks mesh TLS to it.
+    pub announced: bool,
     /// What its owner keeps out of the mesh.
     pub exclude: Exclusions,
 }
@@ -83,10 +114,10 @@ impl Workload {
         self.uid.as_str().split_once('/').map_or("", |(namespace, _)| namespace)
     }
 
-    /// Whether it is served like `other`: all but labels, which only policies look at.
+    /// Whether it is served like `other`: all but labels, which only policies look at, and what it is announced as.
     pub fn is_served_as(&self, other: &Self) -> bool {
-        let Self { uid, identity, labels: _, node, addresses, netns, cgroup, exclude } = self;
-        (uid, identity, node) == (&other.uid, &other.identity, &other.node)
+        let Self { uid, identity, labels: _, node, addresses, netns, cgroup, pod, announced: _, exclude } = self;
+        (uid, identity, node, pod) == (&other.uid, &other.identity, &other.node, &other.pod)
             && (addresses, netns, cgroup, exclude) == (&other.addresses, &other.netns, &other.cgroup, &other.exclude)
     }
 }

@@ -1,4 +1,5 @@
-//! Enrols one pod, in the order in which nothing can leak: listeners, links, SVID, map entries.
+//! Enrols one pod, in the order in which nothing can leak: listeners, links, map entries. Only then its SVID is asked for:
+//! until it is there, connections wait in the listeners' queues.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,9 +16,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::bpf::{BpfError, Kernel, Maps};
-use crate::identity::IssueError;
 use crate::model::svid::X509Svid;
-use crate::model::workload::Workload;
+use crate::model::workload::{PodUid, Workload};
+use crate::sys;
 use crate::sys::cgroup::{self, Cgroup};
 use crate::sys::netns::Netns;
 use crate::telemetry::Direction;
@@ -59,9 +60,6 @@ pub enum PodError {
     /// Its interfaces can't be listed.
     #[error("list the pod's interfaces")]
     Interfaces(#[source] io::Error),
-    /// Its SVID isn't to be had.
-    #[error(transparent)]
-    Issue(#[from] IssueError),
     /// No listener inside its namespace.
     #[error("listen inside the pod on {address}")]
     Listen {
@@ -73,6 +71,14 @@ pub enum PodError {
     /// The configuration doesn't say where its namespace is.
     #[error("the workload has no spec.netns")]
     NoNetns,
+    /// Nothing of it runs on this machine.
+    #[error("find the pod {pod}")]
+    Pod {
+        /// Its uid.
+        pod: PodUid,
+        /// The cause.
+        source: io::Error,
+    },
     /// Its namespace can't be opened.
     #[error("open network namespace {}", path.display())]
     Netns {
@@ -83,13 +89,47 @@ pub enum PodError {
     },
 }
 
-/// Opens the namespace of a workload.
-pub(super) fn open_netns(workload: &Workload) -> Result<Netns, PodError> {
-    let path = workload.netns.as_ref().ok_or(PodError::NoNetns)?;
-    let error = |source| PodError::Netns { path: path.clone(), source };
-    let netns = Netns::open(path).map_err(error)?;
-    let own = Netns::open(Path::new("/proc/self/ns/net")).map_err(error)?;
-    if own.cookie() == netns.cookie() { Err(PodError::HostNetwork) } else { Ok(netns) }
+/// Where a workload is on this machine.
+pub(super) struct Place {
+    /// Its network namespace.
+    pub(super) netns: Netns,
+    /// Its cgroup; all zero: any.
+    pub(super) cgroup: Cgroup,
+}
+
+/// Finds a workload's namespace and cgroup: those that its document names, or those of its pod below `root`. `handed` is
+/// the pod's namespace if it was handed over.
+pub(super) fn locate(
+    mount: &Path,
+    root: &Path,
+    workload: &Workload,
+    handed: Option<Arc<OwnedFd>>,
+) -> Result<Place, PodError> {
+    let (netns, cgroup) = match &workload.pod {
+        Some(pod) => {
+            let lost = |source| PodError::Pod { pod: pod.clone(), source };
+            let path = sys::pod::cgroup(root, pod.as_str()).map_err(lost)?;
+            let path = path.ok_or_else(|| lost(io::Error::new(io::ErrorKind::NotFound, "it has no cgroup")))?;
+            let netns = match handed {
+                Some(handed) => handed.try_clone().and_then(Netns::of_descriptor),
+                None => sys::pod::netns(&path),
+            };
+            (netns.map_err(lost)?, Some(path))
+        }
+        None => {
+            let path = workload.netns.as_ref().ok_or(PodError::NoNetns)?;
+            let netns = Netns::open(path).map_err(|source| PodError::Netns { path: path.clone(), source })?;
+            (netns, workload.cgroup.clone())
+        }
+    };
+    let own = Path::new("/proc/self/ns/net");
+    let own = Netns::open(own).map_err(|source| PodError::Netns { path: own.to_owned(), source })?;
+    if own.cookie() == netns.cookie() {
+        return Err(PodError::HostNetwork);
+    }
+    let look_up = |path: PathBuf| cgroup::lookup(mount, &path).map_err(|source| PodError::Cgroup { path, source });
+    let cgroup = cgroup.map(look_up).transpose()?.unwrap_or(Cgroup { id: 0, level: 0 });
+    Ok(Place { netns, cgroup })
 }
 
 /// Lets TIME_WAIT hold a port for an instant instead of a minute: diverted connections and deliveries share one address
@@ -145,22 +185,18 @@ fn open_listener(netns: &Netns, address: &SocketAddr) -> io::Result<OwnedFd> {
 
 /// Attaches the pod's programs.
 pub(super) fn attach(kernel: &mut Kernel, netns: &Netns) -> Result<(), PodError> {
-    let host_ends = crate::sys::link::host_ends(netns).map_err(PodError::Interfaces)?;
+    let host_ends = sys::link::host_ends(netns).map_err(PodError::Interfaces)?;
     Ok(kernel.attach_pod(netns, &host_ends)?)
 }
 
 /// Writes the pod's map entries: what makes its traffic mesh traffic comes last.
 pub(super) fn publish(
     maps: &Maps,
-    mount: &Path,
     workload: &Workload,
+    cgroup: Cgroup,
     cookie: u64,
     number: u32,
 ) -> Result<(), PodError> {
-    let cgroup = match &workload.cgroup {
-        Some(path) => cgroup::lookup(mount, path).map_err(|source| PodError::Cgroup { path: path.clone(), source })?,
-        None => Cgroup { id: 0, level: 0 },
-    };
     let steer =
         PodSteer { netns: cookie, pod: number, excluded_ports: ports(&workload.exclude.inbound_ports), padding: 0 };
     maps.set_exclusions(number, &workload.exclude.outbound_ranges)?;

@@ -1,61 +1,31 @@
 //! Enrols the node's workloads, tries again those that can't be yet, and withdraws what is no longer configured, while it runs too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::enrol::{self, Enrolled, PodError};
+use super::enrol::{self, Enrolled, Place, PodError};
 use super::numbers::Numbers;
+use super::readiness::{Readiness, Stage};
+use super::sandboxes::Sandboxes;
 use crate::bpf::{BpfError, Kernel, Maps};
-use crate::identity::SvidManager;
+use crate::identity::{IssueError, SvidManager};
+use crate::model::spiffe::SpiffeId;
+use crate::model::svid::X509Svid;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
 use crate::store::Store;
 use crate::sys::netns::Netns;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Direction, Metrics};
 
 /// A pod may come a little after its configuration.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// Which workloads are in the mesh, and why the others aren't.
-#[derive(Debug)]
-pub struct Readiness(Mutex<BTreeMap<WorkloadUid, Option<String>>>);
-
-impl Readiness {
-    /// All of these wait. Complete from the start: who asks before the first enrolment must not hear "ready".
-    pub fn waiting<'a>(workloads: impl Iterator<Item = &'a Arc<Workload>>) -> Self {
-        let not_yet = || Some("not enrolled yet".to_owned());
-        Self(Mutex::new(workloads.map(|workload| (workload.uid.clone(), not_yet())).collect()))
-    }
-
-    /// The workloads that wait, each with the reason.
-    pub fn pending(&self) -> Vec<(WorkloadUid, String)> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().filter_map(|(uid, why)| Some((uid.clone(), why.clone()?))).collect()
-    }
-
-    /// Forgets the others.
-    fn keep(&self, wanted: impl Fn(&WorkloadUid) -> bool, metrics: &Metrics) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|uid, _| wanted(uid));
-        count(&all, metrics);
-    }
-
-    /// Returns whether this is news.
-    fn set(&self, uid: &WorkloadUid, why_not: Option<String>, metrics: &Metrics) -> bool {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = all.insert(uid.clone(), why_not.clone());
-        count(&all, metrics);
-        before != Some(why_not)
-    }
-}
-
-fn count(all: &BTreeMap<WorkloadUid, Option<String>>, metrics: &Metrics) {
-    let pending = all.values().flatten().count();
-    metrics.workloads(all.len() - pending, pending);
-}
 
 /// Keeps the node's pods as the newest snapshot has them. Hands each to `start`, which carries its connections and gives
 /// back what closes the pod's listeners when it is dropped.
@@ -68,6 +38,10 @@ pub struct PodManager<S> {
     pub node: NodeName,
     /// Where cgroups are.
     pub cgroup_mount: PathBuf,
+    /// The cgroup that this node's pods are below.
+    pub cgroup_root: PathBuf,
+    /// Pods that were handed over before they run.
+    pub sandboxes: Sandboxes,
     /// The SVIDs.
     pub svids: Arc<SvidManager>,
     /// What `/readyz` shows.
@@ -78,15 +52,27 @@ pub struct PodManager<S> {
     pub start: S,
 }
 
-/// A pod that is in the mesh.
-struct Served<G> {
+/// A pod whose connections the kernel hands to the agent.
+struct Held<G> {
     workload: Arc<Workload>,
     netns: Arc<Netns>,
-    _listening: G,
+    number: u32,
+    carried: Carried<G>,
+}
+
+/// Who carries a pod's connections.
+enum Carried<G> {
+    /// Nobody yet: they wait in the listeners' queues.
+    Waiting(Vec<(Direction, TcpListener)>),
+    /// Whoever gave this.
+    By { _until_dropped: G },
 }
 
 /// The pods of this node that are in the mesh.
-type Pods<G> = BTreeMap<WorkloadUid, Served<G>>;
+type Pods<G> = BTreeMap<WorkloadUid, Held<G>>;
+
+/// What asking for an SVID gave, and for whom.
+type Asked = (WorkloadUid, SpiffeId, Result<watch::Receiver<Arc<X509Svid>>, IssueError>);
 
 impl<S, G> PodManager<S>
 where
@@ -98,40 +84,61 @@ where
         let left = maps.pods()?;
         let mut numbers = Numbers::restored(left.iter().map(|(cookie, pod)| (*cookie, pod.pod)));
         let (mut pods, node) = (Pods::new(), self.node.clone());
+        let mut asking: JoinSet<Asked> = JoinSet::new();
+        let (mut asked, mut failed) = (BTreeSet::new(), BTreeSet::new());
         loop {
             let state = self.store.snapshot();
             // The kernel has one mode a node, for addresses that no workload lists: the strictest.
             maps.set_strict(state.on_node(&node).any(|workload| state.modes().is_strict_anywhere(&workload.uid)))?;
             maps.set_destinations(state.diverted())?;
             let wanted: BTreeMap<_, _> = state.on_node(&node).map(|workload| (&workload.uid, workload)).collect();
-            for (uid, served) in pods.extract_if(.., |uid, _| !wanted.contains_key(uid)) {
+            for (uid, held) in pods.extract_if(.., |uid, _| !wanted.contains_key(uid)) {
                 tracing::info!(target: "audit", workload = %uid, "workload withdrawn");
-                self.withdraw(&maps, &mut numbers, served.netns.cookie())?;
+                self.withdraw(&maps, &mut numbers, held.netns.cookie())?;
             }
             self.readiness.keep(|uid| wanted.contains_key(uid), &self.metrics);
             let mut waiting = false;
             for (uid, workload) in wanted {
                 let now = pods.get(uid);
-                if now.is_some_and(|served| served.workload.is_served_as(workload)) {
-                    continue;
+                if !now.is_some_and(|held| held.workload.is_served_as(workload)) {
+                    // A changed one stays in the kernel's maps meanwhile: it is never without a mesh.
+                    let kept = now.map(|held| Arc::clone(&held.netns));
+                    waiting |= !self.try_hold(&maps, &mut numbers, &mut pods, workload, kept);
                 }
-                // A changed one stays in the kernel's maps meanwhile: it is never without a mesh.
-                let kept = now.map(|served| Arc::clone(&served.netns));
-                waiting |= !self.try_enrol(&maps, &mut numbers, &mut pods, workload, kept).await;
+                let needs_svid = pods.get(uid).is_some_and(|held| matches!(held.carried, Carried::Waiting(_)));
+                if needs_svid && asked.insert(uid.clone()) {
+                    let (svids, uid, id) = (Arc::clone(&self.svids), uid.clone(), workload.identity.clone());
+                    asking.spawn(async move {
+                        let svid = svids.svid(&id, SystemTime::now()).await;
+                        (uid, id, svid)
+                    });
+                }
             }
             if !waiting {
                 // Only now is it known whose an old entry is: one without a workload belongs to a pod that is gone.
                 self.withdraw_others(&maps, &mut numbers, &pods)?;
             }
+            waiting |= pods.values().any(|held| matches!(held.carried, Carried::Waiting(_)));
             tokio::select! {
                 () = self.store.changed() => {}
-                () = sleep(RETRY), if waiting => {}
+                () = self.sandboxes.changed() => {}
+                Some(answer) = asking.join_next() => {
+                    let answer = answer.unwrap_or_else(|panic| resume_unwind(panic.into_panic()));
+                    let uid = answer.0.clone();
+                    if self.try_serve(&mut pods, answer) {
+                        asked.remove(&uid);
+                    } else {
+                        // It is asked for again, but not at once.
+                        failed.insert(uid);
+                    }
+                }
+                () = sleep(RETRY), if waiting => asked = &asked - &std::mem::take(&mut failed),
             }
         }
     }
 
-    /// Returns whether the workload is in the mesh now.
-    async fn try_enrol(
+    /// Lets the kernel hold the pod's connections, from now on. Returns whether it does.
+    fn try_hold(
         &mut self,
         maps: &Maps,
         numbers: &mut Numbers,
@@ -139,16 +146,15 @@ where
         workload: &Arc<Workload>,
         kept: Option<Arc<Netns>>,
     ) -> bool {
-        match self.enrol(maps, numbers, workload, kept).await {
-            Ok(served) => {
-                tracing::info!(target: "audit", workload = %workload.uid, id = %workload.identity, "workload enrolled");
-                pods.insert(workload.uid.clone(), served);
-                self.readiness.set(&workload.uid, None, &self.metrics);
+        match self.hold(maps, numbers, workload, kept) {
+            Ok(held) => {
+                pods.insert(workload.uid.clone(), held);
+                self.readiness.set(workload, Stage::Held("has no SVID yet".to_owned()), &self.metrics);
                 true
             }
             Err(error) => {
                 let why = chain(&error);
-                if self.readiness.set(&workload.uid, Some(why.clone()), &self.metrics) {
+                if self.readiness.set(workload, Stage::Waiting(why.clone()), &self.metrics) {
                     tracing::warn!(workload = %workload.uid, error = why, "workload not enrolled");
                 }
                 false
@@ -156,14 +162,15 @@ where
         }
     }
 
-    async fn enrol(
+    fn hold(
         &mut self,
         maps: &Maps,
         numbers: &mut Numbers,
         workload: &Arc<Workload>,
         kept: Option<Arc<Netns>>,
-    ) -> Result<Served<G>, PodError> {
-        let mut netns = enrol::open_netns(workload)?;
+    ) -> Result<Held<G>, PodError> {
+        let place = self.locate(workload)?;
+        let mut netns = place.netns;
         // Its sysctls are restored when the last user lets go of it, so there must not be two.
         let netns = match kept.filter(|kept| kept.cookie() == netns.cookie()) {
             Some(kept) => kept,
@@ -174,12 +181,39 @@ where
             }
         };
         let (cookie, number) = (netns.cookie(), numbers.assign(netns.cookie()));
-        let svid = self.svids.svid(&workload.identity, SystemTime::now()).await?;
         let listeners = enrol::open_listeners(maps, workload, &netns, number)?;
         enrol::attach(&mut self.kernel, &netns)?;
-        enrol::publish(maps, &self.cgroup_mount, workload, cookie, number)?;
-        let enrolled = Enrolled { workload: Arc::clone(workload), number, netns: Arc::clone(&netns), listeners, svid };
-        Ok(Served { workload: Arc::clone(workload), netns, _listening: (self.start)(enrolled) })
+        enrol::publish(maps, workload, place.cgroup, cookie, number)?;
+        Ok(Held { workload: Arc::clone(workload), netns, number, carried: Carried::Waiting(listeners) })
+    }
+
+    fn locate(&self, workload: &Workload) -> Result<Place, PodError> {
+        let handed = workload.pod.as_ref().and_then(|pod| self.sandboxes.netns(pod));
+        enrol::locate(&self.cgroup_mount, &self.cgroup_root, workload, handed)
+    }
+
+    /// Lets the pod's connections be carried, if its SVID is there. Returns whether it is.
+    fn try_serve(&mut self, pods: &mut Pods<G>, (uid, id, svid): Asked) -> bool {
+        let Some(held) = pods.get_mut(&uid).filter(|held| held.workload.identity == id) else { return true };
+        let Carried::Waiting(listeners) = &mut held.carried else { return true };
+        match svid {
+            Ok(svid) => {
+                let (workload, netns) = (Arc::clone(&held.workload), Arc::clone(&held.netns));
+                let listeners = std::mem::take(listeners);
+                let enrolled = Enrolled { workload, number: held.number, netns, listeners, svid };
+                held.carried = Carried::By { _until_dropped: (self.start)(enrolled) };
+                tracing::info!(target: "audit", workload = %uid, id = %id, "workload enrolled");
+                self.readiness.set(&held.workload, Stage::Served, &self.metrics);
+                true
+            }
+            Err(error) => {
+                let why = chain(&error);
+                if self.readiness.set(&held.workload, Stage::Held(why.clone()), &self.metrics) {
+                    tracing::warn!(workload = %uid, error = why, "workload held without an SVID");
+                }
+                false
+            }
+        }
     }
 
     fn withdraw(&mut self, maps: &Maps, numbers: &mut Numbers, cookie: u64) -> Result<(), BpfError> {

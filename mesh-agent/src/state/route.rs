@@ -31,17 +31,23 @@ pub enum Fallback {
 /// Routes a connection to its original destination.
 pub fn route(state: &MeshState, destination: SocketAddr) -> Route {
     match state.at(destination.ip()) {
+        Some(workload) if !workload.announced => unknown(state),
         Some(workload) if workload.exclude.inbound_ports.contains(&destination.port()) => Route::Plaintext,
         Some(workload) if state.modes().of(&workload.uid, destination.port()).mode == MtlsMode::Disable => {
             Route::Plaintext
         }
         Some(workload) => Route::Mesh(workload.identity.clone()),
-        None if state.in_pod_ranges(destination.ip()) => Route::Unknown(match state.modes().whole().mode {
-            MtlsMode::Disable | MtlsMode::Permissive => Fallback::Plaintext,
-            MtlsMode::Strict => Fallback::Reset,
-        }),
+        None if state.in_pod_ranges(destination.ip()) && !state.is_outside(destination.ip()) => unknown(state),
         None => Route::Plaintext,
     }
+}
+
+/// An address of the mesh that nobody serves yet.
+fn unknown(state: &MeshState) -> Route {
+    Route::Unknown(match state.modes().whole().mode {
+        MtlsMode::Disable | MtlsMode::Permissive => Fallback::Plaintext,
+        MtlsMode::Strict => Fallback::Reset,
+    })
 }
 
 #[cfg(test)]

@@ -28,7 +28,11 @@ pub struct Netns {
 impl Netns {
     /// Opens a namespace by its file, such as `/run/netns/web` or `/proc/<pid>/ns/net`.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let fd = OwnedFd::from(File::open(path)?);
+        Self::of_descriptor(OwnedFd::from(File::open(path)?))
+    }
+
+    /// Takes an open one.
+    pub fn of_descriptor(fd: OwnedFd) -> io::Result<Self> {
         let probe = inside(&fd, || socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None))??;
         let cookie = sockopt::netns_cookie(&probe)?;
         Ok(Self { fd, cookie, changed: Vec::new() })

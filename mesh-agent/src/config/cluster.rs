@@ -1,0 +1,240 @@
+//! Makes a configuration of a Kubernetes cluster's objects: our own kinds, and the pods that are in the mesh.
+//!
+//! A document with a mistake doesn't hold back the others, as files do: it is refused alone, and its last good form stays.
+//! Only if documents don't go together nothing changes at all.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::assemble::{Assembly, Place};
+use super::walk::Report;
+use super::{ConfigErrors, MeshConfig, object, read};
+use crate::model::cluster::{ENROLLED_LABEL, Namespace, Node, ObjectName, Pod};
+use crate::model::spiffe::{SpiffeId, TrustDomain};
+use crate::model::workload::{Exclusions, NodeName, PodUid, Workload, WorkloadUid};
+
+/// The namespace of the cluster's own parts: never in the mesh, which needs them.
+const SYSTEM_NAMESPACE: &str = "kube-system";
+
+/// Whether a pod is in the mesh, and why not.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Membership {
+    /// It is.
+    In,
+    /// Nobody has labelled it or its namespace.
+    NotLabelled,
+    /// Its own label takes it out, and its namespace allows that.
+    OptedOut,
+    /// It should be, but is on the node's own network.
+    HostNetwork,
+    /// It belongs to the cluster or to the mesh itself.
+    System,
+}
+
+/// What became of one document.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Verdict {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: ObjectName,
+    /// Which generation of it was judged.
+    pub generation: i64,
+    /// Every mistake, if it is refused.
+    pub mistakes: Option<ConfigErrors>,
+}
+
+/// A document as it came, and how it was judged.
+#[derive(Debug)]
+struct Document {
+    /// The newest without a mistake.
+    good: Option<Value>,
+    verdict: Verdict,
+}
+
+/// The objects of a cluster.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    own_namespace: String,
+    documents: BTreeMap<(String, ObjectName), Document>,
+    namespaces: HashMap<String, Namespace>,
+    nodes: HashMap<NodeName, Node>,
+    pods: BTreeMap<ObjectName, Pod>,
+    /// Addresses of pods of this node that the API doesn't show yet.
+    sandboxes: HashMap<PodUid, Vec<IpAddr>>,
+    /// What the documents make together; `None`: they have changed since.
+    together: Option<Result<MeshConfig, ConfigErrors>>,
+    contested: BTreeSet<IpAddr>,
+}
+
+impl Cluster {
+    /// Nothing yet. The mesh's own parts are in `own_namespace`.
+    pub fn new(own_namespace: &str) -> Self {
+        Self { own_namespace: own_namespace.to_owned(), ..Self::default() }
+    }
+
+    /// Takes a document of ours as the API has it. A mistake is in the verdict, and its last good form stays.
+    pub fn set_document(&mut self, kind: &str, name: &ObjectName, generation: i64, document: Value) -> &Verdict {
+        let report = Report::default();
+        let lowered = object::lower(&document, &report);
+        let place = Place { file: None, object: object::describe(&document) };
+        let mistakes: Vec<_> =
+            report.into_mistakes().into_iter().map(|(field, reason)| place.mistake(field, reason)).collect();
+        let mistakes = (!mistakes.is_empty() || lowered.is_none()).then_some(ConfigErrors(mistakes));
+        let key = (kind.to_owned(), name.clone());
+        let before = self.documents.remove(&key).and_then(|known| known.good);
+        let good = if mistakes.is_none() { Some(document) } else { before.clone() };
+        if good != before {
+            self.together = None;
+        }
+        let verdict = Verdict { kind: kind.to_owned(), name: name.clone(), generation, mistakes };
+        &self.documents.entry(key).or_insert(Document { good, verdict }).verdict
+    }
+
+    /// Forgets a document.
+    pub fn remove_document(&mut self, kind: &str, name: &ObjectName) {
+        if self.documents.remove(&(kind.to_owned(), name.clone())).is_some_and(|known| known.good.is_some()) {
+            self.together = None;
+        }
+    }
+
+    /// The names of all documents of a kind.
+    pub fn documents(&self, kind: &str) -> Vec<ObjectName> {
+        self.documents.keys().filter(|(known, _)| known == kind).map(|(_, name)| name.clone()).collect()
+    }
+
+    /// What became of every document.
+    pub fn verdicts(&self) -> impl Iterator<Item = &Verdict> {
+        self.documents.values().map(|document| &document.verdict)
+    }
+
+    /// All namespaces, to be changed.
+    pub fn namespaces(&mut self) -> &mut HashMap<String, Namespace> {
+        &mut self.namespaces
+    }
+
+    /// All nodes, to be changed.
+    pub fn nodes(&mut self) -> &mut HashMap<NodeName, Node> {
+        &mut self.nodes
+    }
+
+    /// All pods, to be changed.
+    pub fn pods(&mut self) -> &mut BTreeMap<ObjectName, Pod> {
+        &mut self.pods
+    }
+
+    /// The addresses of pods of this node that are known before the API shows them, to be changed.
+    pub fn sandboxes(&mut self) -> &mut HashMap<PodUid, Vec<IpAddr>> {
+        &mut self.sandboxes
+    }
+
+    /// Addresses that more than one pod claimed when the configuration was made last: nobody has them.
+    pub fn contested(&self) -> &BTreeSet<IpAddr> {
+        &self.contested
+    }
+
+    /// Whether a pod is in the mesh.
+    pub fn membership(&self, name: &ObjectName, pod: &Pod) -> Membership {
+        if name.namespace == SYSTEM_NAMESPACE || name.namespace == self.own_namespace {
+            return Membership::System;
+        }
+        let namespace = self.namespaces.get(&name.namespace).copied().unwrap_or_default();
+        let wanted = match pod.labels.get(ENROLLED_LABEL).map(String::as_str) {
+            Some("true") => true,
+            Some("false") if namespace.enrolled && namespace.may_opt_out => return Membership::OptedOut,
+            _ => namespace.enrolled,
+        };
+        match (wanted, pod.host_network) {
+            (false, _) => Membership::NotLabelled,
+            (true, true) => Membership::HostNetwork,
+            (true, false) => Membership::In,
+        }
+    }
+
+    /// The configuration that all objects make together.
+    pub fn config(&mut self) -> Result<MeshConfig, ConfigErrors> {
+        let together = match self.together.take() {
+            Some(together) => together,
+            None => self.assemble(),
+        };
+        let config = together.clone();
+        self.together = Some(together);
+        let mut config = config?;
+        config.mesh.pod_ranges.extend(self.nodes.values().flat_map(|node| node.pod_ranges.iter().copied()));
+        config.mesh.pod_ranges.sort_unstable();
+        config.mesh.pod_ranges.dedup();
+        self.add_pods(&mut config);
+        Ok(config)
+    }
+
+    fn assemble(&self) -> Result<MeshConfig, ConfigErrors> {
+        let mut assembly = Assembly::default();
+        for document in self.documents.values().filter_map(|document| document.good.as_ref()) {
+            read(&mut assembly, Place { file: None, object: None }, document);
+        }
+        assembly.finish()
+    }
+
+    fn add_pods(&mut self, config: &mut MeshConfig) {
+        // Only pods have a cluster's addresses: a Workload that claims one is as good as a second pod.
+        let written = config.workloads.iter().flat_map(|workload| workload.addresses.iter().copied());
+        let mut owners: HashMap<IpAddr, usize> = written.map(|address| (address, 1)).collect();
+        let live = |pod: &&Pod| !pod.finished && !pod.host_network;
+        for address in self.pods.values().filter(live).flat_map(|pod| self.addresses(pod)) {
+            *owners.entry(address).or_default() += 1;
+        }
+        let contested: BTreeSet<IpAddr> =
+            owners.into_iter().filter(|(_, owners)| *owners > 1).map(|(address, _)| address).collect();
+        let trust_domain = &config.mesh.trust_domain;
+        for (name, pod) in self.pods.iter().filter(|(_, pod)| live(pod)) {
+            let mut addresses = self.addresses(pod);
+            addresses.retain(|address| !contested.contains(address));
+            match self.membership(name, pod) {
+                Membership::In => config.workloads.extend(workload(trust_domain, name, pod, addresses)),
+                _ => config.outside.extend(addresses),
+            }
+        }
+        config.workloads.retain_mut(|workload| {
+            workload.addresses.retain(|address| !contested.contains(address));
+            !workload.addresses.is_empty()
+        });
+        config.workloads.sort_by(|one, other| one.uid.cmp(&other.uid));
+        config.workloads.dedup_by(|one, other| one.uid == other.uid);
+        self.contested = contested;
+    }
+
+    /// Those in its node's ranges, where these are known.
+    fn addresses(&self, pod: &Pod) -> Vec<IpAddr> {
+        let known = if pod.addresses.is_empty() { self.sandboxes.get(&pod.uid) } else { Some(&pod.addresses) };
+        let ranges = pod.node.as_ref().and_then(|node| self.nodes.get(node)).map(|node| &node.pod_ranges[..]);
+        let fits = |address: &IpAddr| {
+            let mut of_family =
+                ranges.unwrap_or_default().iter().filter(|range| is_of_family(range, address)).peekable();
+            of_family.peek().is_none() || of_family.any(|range| range.contains(address))
+        };
+        known.into_iter().flatten().copied().filter(|address| fits(address)).collect()
+    }
+}
+
+fn is_of_family(range: &IpNet, address: &IpAddr) -> bool {
+    matches!(range, IpNet::V4(_)) == address.is_ipv4()
+}
+
+/// `None`: its service account can't be part of an identity, or it is on no node.
+fn workload(trust_domain: &TrustDomain, name: &ObjectName, pod: &Pod, addresses: Vec<IpAddr>) -> Option<Workload> {
+    Some(Workload {
+        uid: WorkloadUid::new(&name.namespace, &name.name),
+        identity: SpiffeId::of_service_account(trust_domain, &name.namespace, &pod.service_account).ok()?,
+        labels: pod.labels.clone(),
+        node: pod.node.clone()?,
+        addresses,
+        netns: None,
+        cgroup: None,
+        pod: Some(pod.uid.clone()),
+        announced: pod.served,
+        exclude: Exclusions::default(),
+    })
+}

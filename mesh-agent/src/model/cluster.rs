@@ -1,0 +1,61 @@
+//! What the agent keeps of a Kubernetes cluster's objects: a few fields of each.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::workload::{NodeName, PodUid};
+
+/// On a namespace or a pod: whether it is in the mesh (`true` or `false`).
+pub const ENROLLED_LABEL: &str = "mesh.hauberk.dev/enrolled";
+/// On a namespace: `allowed` lets a pod's own label take it out of the mesh.
+pub const OPT_OUT_LABEL: &str = "mesh.hauberk.dev/opt-out";
+/// The condition of a Pod by which its node's agent says that it is served.
+pub const SERVED_CONDITION: &str = "mesh.hauberk.dev/Served";
+
+/// Namespace and name.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ObjectName {
+    /// The namespace; empty: it belongs to none.
+    pub namespace: String,
+    /// The name in it.
+    pub name: String,
+}
+
+/// A pod.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pod {
+    /// Tells it from earlier pods of its name.
+    pub uid: PodUid,
+    /// The node that it is bound to.
+    pub node: Option<NodeName>,
+    /// Whose identity it has.
+    pub service_account: String,
+    /// Its addresses, as far as they are known.
+    pub addresses: Vec<IpAddr>,
+    /// What policies select it by.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is on the node's own network.
+    pub host_network: bool,
+    /// Whether all its containers have ended for good: it uses neither its addresses nor its identity any more.
+    pub finished: bool,
+    /// Whether its node's agent says that it serves it.
+    pub served: bool,
+}
+
+/// A namespace.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Namespace {
+    /// What [`ENROLLED_LABEL`] says.
+    pub enrolled: bool,
+    /// What [`OPT_OUT_LABEL`] says.
+    pub may_opt_out: bool,
+}
+
+/// A node.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Node {
+    /// The ranges that its pods get their addresses from; empty where somebody else than Kubernetes knows.
+    pub pod_ranges: Vec<IpNet>,
+}

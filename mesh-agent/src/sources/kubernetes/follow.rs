@@ -1,0 +1,77 @@
+//! Follows one kind of objects: a list, then a watch with bookmarks; again from the list after 410 Gone. Errors back off
+//! with jitter; the last state stands meanwhile.
+
+use futures_util::StreamExt as _;
+use k8s_openapi::serde::de::DeserializeOwned;
+use kube::core::Resource;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt as _, watcher as watch};
+use kube::{Api, ResourceExt as _};
+use tokio::sync::mpsc;
+
+use super::read;
+use crate::model::cluster::ObjectName;
+
+/// Objects a page of the first list: bounds what is in memory at once.
+const PAGE: u32 = 250;
+
+/// News of one kind.
+#[derive(Debug)]
+pub(super) enum News<T> {
+    /// All that there is.
+    All(Vec<(ObjectName, T)>),
+    /// One is new or has changed.
+    Set(ObjectName, T),
+    /// One is gone.
+    Gone(ObjectName),
+}
+
+/// Sends the news of `api` through `wrap`, for ever; `read` keeps what we want of an object.
+pub(super) async fn follow<K, T, W>(
+    api: Api<K>,
+    what: &'static str,
+    read: impl Fn(&K) -> Option<T>,
+    wrap: impl Fn(News<T>) -> W,
+    sender: mpsc::Sender<W>,
+) where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let config = watcher::Config::default().page_size(PAGE);
+    let mut events = std::pin::pin!(watch(api, config).default_backoff());
+    let (mut listed, mut failing) = (Vec::new(), false);
+    while let Some(event) = events.next().await {
+        let (name, news) = match event {
+            Ok(Event::Init) => {
+                listed = Vec::new();
+                continue;
+            }
+            Ok(Event::InitApply(object)) => {
+                listed.extend(read::name(object.meta()).zip(read(&object)));
+                continue;
+            }
+            Ok(Event::InitDone) => (None, News::All(std::mem::take(&mut listed))),
+            Ok(Event::Apply(object)) => match (read::name(object.meta()), read(&object)) {
+                (Some(name), Some(kept)) => (Some(object.name_any()), News::Set(name, kept)),
+                (Some(name), None) => (Some(object.name_any()), News::Gone(name)),
+                (None, _) => continue,
+            },
+            Ok(Event::Delete(object)) => match read::name(object.meta()) {
+                Some(name) => (Some(object.name_any()), News::Gone(name)),
+                None => continue,
+            },
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(what, error, "the Kubernetes API can't be watched; what is known stands");
+                }
+                continue;
+            }
+        };
+        if std::mem::take(&mut failing) {
+            tracing::info!(what, name, "the Kubernetes API is watched again");
+        }
+        if sender.send(wrap(news)).await.is_err() {
+            return;
+        }
+    }
+}
