@@ -14,7 +14,8 @@ use crate::admin::{self, socket::AdminSocket};
 use crate::args::RunArgs;
 use crate::bpf::{BpfError, Kernel, Maps};
 use crate::identity::SvidManager;
-use crate::identity::ca::CaFileError;
+use crate::identity::ca::{CaError, CaFileError};
+use crate::kubernetes::KubernetesError;
 use crate::model::budget::Budget;
 use crate::model::kernel::{KernelDefect, defects_of, parse_version};
 use crate::model::mesh::CipherSuite;
@@ -24,7 +25,6 @@ use crate::pod::{Enrolled, PodManager, Readiness, Sandboxes};
 use crate::proxy::{Drain, PodProxy, Shared};
 use crate::signing::JournalError;
 use crate::sources::file::LoadError;
-use crate::sources::watch::Watch;
 use crate::state::MeshState;
 use crate::store;
 use crate::sys::{cgroup, harden};
@@ -39,9 +39,11 @@ pub mod authority;
 pub mod check;
 pub mod inspect;
 pub mod issuer;
+mod source;
 
 pub use audit::verify_audit;
 use inspect::Sources;
+use source::Source;
 
 /// How often denials are read from the ring buffer.
 const DRAIN_DENIALS: Duration = Duration::from_millis(100);
@@ -71,6 +73,17 @@ pub enum RunError {
     /// The CA can't be used.
     #[error(transparent)]
     Ca(#[from] CaFileError),
+    /// A CA isn't fit for use.
+    #[error(transparent)]
+    UnfitCa(#[from] CaError),
+    /// The default Mesh can't be read.
+    #[error("read {}", path.display())]
+    DefaultMesh {
+        /// Its file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// A cgroup can't be used.
     #[error("look up cgroup {}", path.display())]
     Cgroup {
@@ -107,6 +120,12 @@ pub enum RunError {
     /// The signing service can't write down what it issues.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The Kubernetes API can't be used.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
+    /// The Mesh names an issuer that only a cluster has.
+    #[error("the Mesh's issuer is `kubernetes`, and the configuration comes from files")]
+    NoKubernetes,
     /// A tool needs a CA's key, and the configuration names a remote issuer.
     #[error("the Mesh has no embedded issuer")]
     NoEmbeddedCa,
@@ -125,14 +144,16 @@ pub enum RunError {
 
 /// Runs the agent until SIGTERM or SIGINT. What it has pinned stays: enrolled pods fail closed until the next agent.
 pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunError> {
-    let watch = Watch::begin(&args.config)?;
-    let state = MeshState::new(watch.in_force().clone());
+    let sandboxes = Sandboxes::default();
+    let source = Source::open(&args, &sandboxes).await?;
+    let kubernetes = source.kubernetes().cloned();
+    let state = MeshState::new(source.first().clone());
     let node = NodeName::new(&args.node);
     let mount = cgroup::mount_point().map_err(|source| cgroup_error(Path::new("/proc/self/mountinfo"), source))?;
     let root = args.cgroup_root.clone().unwrap_or_else(|| mount.clone());
     check_placement(&state, &node, &mount, &root)?;
     let data_paths = Arc::new(choose_data_paths(&state)?);
-    let svids = Arc::new(SvidManager::new(issuer::of_agent(state.mesh(), &node)?));
+    let svids = Arc::new(SvidManager::new(issuer::of_agent(state.mesh(), &node, kubernetes.as_ref())?));
     let refresh = state.mesh().issuer.refresh;
 
     let root_id = cgroup::lookup(&mount, &root).map_err(|source| cgroup_error(&root, source))?.id;
@@ -187,14 +208,18 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     });
     tasks.spawn(report_denials(maps));
     let watching = Arc::clone(&metrics);
-    tasks.spawn(async move { match watch.run(publisher, watching).await {} });
+    tasks.spawn(async move { match source.run(publisher, watching).await {} });
+    if let Some(kubernetes) = kubernetes {
+        let announced = source::announce(kubernetes, Arc::clone(&readiness));
+        tasks.spawn(async move { match announced.await {} });
+    }
     let pods = PodManager {
         kernel,
         store,
         node,
         cgroup_mount: mount,
         cgroup_root: root,
-        sandboxes: Sandboxes::default(),
+        sandboxes,
         svids,
         readiness,
         metrics,

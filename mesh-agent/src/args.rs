@@ -80,8 +80,11 @@ pub struct PolicyCheckArgs {
 #[derive(Args, Debug)]
 pub struct RunArgs {
     /// Directory of YAML documents (*.yaml, *.yml).
-    #[arg(long, env = "HAUBERK_CONFIG", value_name = "DIR")]
-    pub config: PathBuf,
+    #[arg(long, env = "HAUBERK_CONFIG", value_name = "DIR", required_unless_present = "kubernetes")]
+    pub config: Option<PathBuf>,
+    /// Take documents and pods from the Kubernetes API, found by the pod's service account or by a kubeconfig.
+    #[arg(long, env = "HAUBERK_KUBERNETES", conflicts_with = "config")]
+    pub kubernetes: bool,
     /// This node's name: workloads with this `spec.node` are served.
     #[arg(long, env = "HAUBERK_NODE")]
     pub node: String,
@@ -177,11 +180,18 @@ pub enum BundleFormat {
 #[derive(Args, Debug)]
 pub struct CaServeArgs {
     /// Directory of YAML documents: its Mesh says how long SVIDs live, its Workloads which node may have which.
-    #[arg(long, env = "HAUBERK_CONFIG", value_name = "DIR")]
-    pub config: PathBuf,
+    #[arg(long, env = "HAUBERK_CONFIG", value_name = "DIR", required_unless_present = "kubernetes")]
+    pub config: Option<PathBuf>,
+    /// Serve the agents of a Kubernetes cluster: documents and pods come from its API, and so does the CA, from a Secret that
+    /// is made if it is missing.
+    #[arg(long, env = "HAUBERK_KUBERNETES", conflicts_with = "config")]
+    pub kubernetes: bool,
     /// Directory of the CA: ca.crt, ca.key, bundle.pem if its root is elsewhere. The journal is written there.
     #[arg(long, env = "HAUBERK_CA", value_name = "DIR")]
     pub dir: PathBuf,
+    /// With --kubernetes: a Mesh document that is created if the cluster has none.
+    #[arg(long, env = "HAUBERK_DEFAULT_MESH", value_name = "FILE", requires = "kubernetes")]
+    pub default_mesh: Option<PathBuf>,
     /// Address of the signing API.
     #[arg(long, env = "HAUBERK_CA_LISTEN", value_name = "ADDR:PORT", default_value = "[::]:15100")]
     pub listen: SocketAddr,

@@ -16,6 +16,7 @@ pub mod telemetry;
 
 pub mod bpf;
 pub mod identity;
+pub mod kubernetes;
 pub mod opa;
 pub mod tls;
 

@@ -10,5 +10,6 @@ pub mod server;
 mod service;
 mod wire;
 
-pub use client::RemoteIssuer;
+pub use client::{Anchor, Introducer, Introduction, JoinTokenFile, RemoteIssuer};
 pub use journal::JournalError;
+pub use server::Reviewer;

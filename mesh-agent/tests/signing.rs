@@ -14,8 +14,8 @@ use mesh_agent::identity::{EmbeddedIssuer, IssueError, Issuer, SecretKey};
 use mesh_agent::model::mesh::{CaFiles, SvidSettings, TlsSettings};
 use mesh_agent::model::spiffe::{SpiffeId, TrustDomain};
 use mesh_agent::model::svid::X509Svid;
-use mesh_agent::signing::RemoteIssuer;
 use mesh_agent::signing::server::SigningServer;
+use mesh_agent::signing::{JoinTokenFile, RemoteIssuer};
 use mesh_agent::tls::datapath::DataPaths;
 use mesh_agent::tls::handshake::{accept, connect};
 use mesh_agent::tls::issuer::{IssuerAnchor, signing_client_config};
@@ -64,7 +64,7 @@ impl Stage {
         init_dir(path, trust_domain(), SystemTime::now()).unwrap();
         let files = CaFiles::of_directory(path);
         let issuer = Arc::new(EmbeddedIssuer::open(trust_domain(), files, SvidSettings::default()).unwrap());
-        let server = SigningServer::new(Arc::clone(&issuer), &path.join("journal"), &documents()).unwrap();
+        let server = SigningServer::new(Arc::clone(&issuer), &path.join("journal"), &documents(), None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(server.run(listener, REFRESH));
@@ -79,7 +79,7 @@ impl Stage {
         let file = self.path().join(format!("{node}.token"));
         std::fs::write(&file, format!("{token}\n")).unwrap();
         let id = SpiffeId::of_node(&trust_domain(), node).unwrap();
-        RemoteIssuer::new(self.address.clone(), file, trust_domain(), id)
+        RemoteIssuer::new(JoinTokenFile { address: self.address.clone(), path: file }, trust_domain(), id)
     }
 
     fn token(&self, node: &str) -> JoinToken {

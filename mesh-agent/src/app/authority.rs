@@ -1,5 +1,7 @@
 //! Wires `mesh-agent ca serve`: the CA's files, the documents, the signing API.
 
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,28 +19,41 @@ use crate::signing::journal;
 use crate::signing::server::SigningServer;
 use crate::sources::file;
 
+mod cluster;
+
 const JOURNAL_FILE: &str = "journal.jsonl";
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn serve(args: CaServeArgs) -> Result<(), RunError> {
-    let config = file::load(&args.config)?;
-    let (mesh, files) = (&config.mesh, CaFiles::of_directory(&args.dir));
-    let issuer = Arc::new(EmbeddedIssuer::open(mesh.trust_domain.clone(), files, mesh.issuer.svid)?);
-    let server = SigningServer::new(issuer, &args.dir.join(JOURNAL_FILE), &config)?;
-    let address = args.listen;
-    let failed = |source| RunError::SigningAddress { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    tracing::info!(address = %listener.local_addr().map_err(failed)?, "the signing API is served");
     tokio::select! {
-        never = Arc::clone(&server).run(listener, mesh.issuer.refresh) => match never {},
-        never = watch(&args.config, &server, mesh.issuer.refresh) => match never {},
+        served = serve_for_ever(&args) => match served? {},
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     tracing::info!("the signing API has ended");
     Ok(())
+}
+
+async fn serve_for_ever(args: &CaServeArgs) -> Result<Infallible, RunError> {
+    let Some(directory) = &args.config else { return cluster::serve(args).await };
+    let config = file::load(directory)?;
+    let (mesh, files) = (&config.mesh, CaFiles::of_directory(&args.dir));
+    let issuer = Arc::new(EmbeddedIssuer::open(mesh.trust_domain.clone(), files, mesh.issuer.svid)?);
+    let server = SigningServer::new(issuer, &args.dir.join(JOURNAL_FILE), &config, None)?;
+    let listener = listen(args.listen).await?;
+    Ok(tokio::select! {
+        never = Arc::clone(&server).run(listener, mesh.issuer.refresh) => never,
+        never = watch(directory, &server, mesh.issuer.refresh) => never,
+    })
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    let failed = |source| RunError::SigningAddress { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    tracing::info!(address = %listener.local_addr().map_err(failed)?, "the signing API is served");
+    Ok(listener)
 }
 
 /// A Revocation document of all that `node` got from the service of the CA in `directory`.
@@ -60,7 +75,7 @@ pub fn revoke_node(
 }
 
 /// Reads the documents again and again. Those with a mistake change nothing, and are reported once.
-async fn watch(directory: &Path, server: &SigningServer, refresh: Duration) -> std::convert::Infallible {
+async fn watch(directory: &Path, server: &SigningServer, refresh: Duration) -> Infallible {
     let mut reported = None;
     loop {
         tokio::time::sleep(refresh).await;

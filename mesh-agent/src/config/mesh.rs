@@ -122,13 +122,15 @@ fn timeouts(fields: &Fields<'_>, mtls: Option<&Fields<'_>>) -> Timeouts {
 }
 
 fn issuer(node: &Node<'_>) -> Option<IssuerSettings> {
-    let known = ["embedded", "remote", "svidLifetime", "allowShortLifetimes", "clockSkew", "refresh"];
+    let known = ["embedded", "remote", "kubernetes", "svidLifetime", "allowShortLifetimes", "clockSkew", "refresh"];
     let fields = node.object(&known)?;
-    let source = match (fields.optional("embedded"), fields.optional("remote")) {
-        (Some(embedded), None) => this_ca(&embedded),
-        (None, Some(remote)) => signing_service(&remote),
+    let sources = ["embedded", "remote", "kubernetes"].map(|name| fields.optional(name));
+    let source = match sources {
+        [Some(embedded), None, None] => this_ca(&embedded),
+        [None, Some(remote), None] => signing_service(&remote),
+        [None, None, Some(service)] => clusters_service(&service),
         _ => {
-            node.refuse("needs exactly one of `embedded` and `remote`");
+            node.refuse("needs exactly one of `embedded`, `remote` and `kubernetes`");
             None
         }
     };
@@ -163,4 +165,14 @@ fn signing_service(node: &Node<'_>) -> Option<IssuerSource> {
     let address = fields.required("address").and_then(|node| node.parse(value::host_and_port));
     let token_file = fields.required("tokenFile").and_then(|node| node.parse(value::path));
     Some(IssuerSource::Remote { address: address?, token_file: token_file? })
+}
+
+fn clusters_service(node: &Node<'_>) -> Option<IssuerSource> {
+    let fields = node.object(&["service", "tokenFile"])?;
+    let service =
+        fields.optional("service").map_or(Some(IssuerSource::SERVICE.to_owned()), |node| node.parse(value::dns_label));
+    let token_file = fields
+        .optional("tokenFile")
+        .map_or(Some(IssuerSource::TOKEN_FILE.into()), |node| node.parse(value::absolute_path));
+    Some(IssuerSource::Kubernetes { service: service?, token_file: token_file? })
 }

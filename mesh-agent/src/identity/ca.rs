@@ -109,13 +109,24 @@ impl LocalCa {
         Self::from_parts(trust_domain, texts.certificates, texts.bundle, key, settings)
     }
 
+    /// As [`LocalCa::load`], with a name of the texts: other texts, another name.
+    pub(super) fn load_named(
+        trust_domain: &TrustDomain,
+        texts: &CaTexts<'_>,
+        settings: SvidSettings,
+    ) -> Result<(Self, String), CaError> {
+        let ca = Self::load(trust_domain.clone(), texts, settings)?;
+        let read = Zeroizing::new([texts.certificates, texts.key, texts.bundle.unwrap_or_default()].join("\0"));
+        Ok((ca, fingerprint(read.as_bytes())))
+    }
+
     /// The CA's certificate in PEM, and what it was loaded with.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
 
-    /// The CA's private key in PEM: for `ca init`, `ca intermediate` and `ca rotate` and nobody else.
-    pub(super) fn key_pem(&self) -> Zeroizing<String> {
+    /// The CA's private key in PEM: for `ca init`, `ca intermediate`, `ca rotate` and a cluster's Secret, and nobody else.
+    pub fn key_pem(&self) -> Zeroizing<String> {
         self.issuer.key().to_pem()
     }
 

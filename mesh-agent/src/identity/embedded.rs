@@ -1,4 +1,4 @@
-//! An issuer in this process, from files that may change: a root is replaced by replacing files.
+//! An issuer in this process, from files that may change, or from texts that somebody replaces.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -6,16 +6,17 @@ use std::time::SystemTime;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::ca::{CaFileError, load_files};
+use super::ca::{CaError, CaFileError, CaTexts, load_files};
 use super::{IssueError, IssuedChain, Issuer, LocalCa, SecretKey};
 use crate::model::mesh::{CaFiles, SvidSettings};
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::svid::Trust;
 
-/// The CA of these files, always the newest that can be used.
+/// A CA, always the newest that can be used.
 pub struct EmbeddedIssuer {
     trust_domain: TrustDomain,
-    files: CaFiles,
+    /// `None`: somebody else looks for changes.
+    files: Option<CaFiles>,
     settings: SvidSettings,
     current: Mutex<Current>,
     trust: watch::Sender<Arc<Trust>>,
@@ -31,9 +32,32 @@ impl EmbeddedIssuer {
     /// Loads the CA; it must be usable.
     pub fn open(trust_domain: TrustDomain, files: CaFiles, settings: SvidSettings) -> Result<Self, CaFileError> {
         let (ca, texts) = load_files(&trust_domain, &files, settings)?;
+        Ok(Self::new(trust_domain, Some(files), settings, ca, texts))
+    }
+
+    /// Takes a CA from texts; it must be usable.
+    pub fn of_texts(trust_domain: TrustDomain, texts: &CaTexts<'_>, settings: SvidSettings) -> Result<Self, CaError> {
+        let (ca, name) = LocalCa::load_named(&trust_domain, texts, settings)?;
+        Ok(Self::new(trust_domain, None, settings, ca, name))
+    }
+
+    fn new(
+        trust_domain: TrustDomain,
+        files: Option<CaFiles>,
+        settings: SvidSettings,
+        ca: LocalCa,
+        texts: String,
+    ) -> Self {
         let trust = watch::Sender::new(Arc::new(ca.anchors().clone()));
         let current = Mutex::new(Current { ca: Arc::new(ca), texts });
-        Ok(Self { trust_domain, files, settings, current, trust })
+        Self { trust_domain, files, settings, current, trust }
+    }
+
+    /// Takes other texts; what can't be used changes nothing.
+    pub fn replace(&self, texts: &CaTexts<'_>) -> Result<(), CaError> {
+        let (ca, name) = LocalCa::load_named(&self.trust_domain, texts, self.settings)?;
+        self.take(ca, name);
+        Ok(())
     }
 
     /// The CA as of now.
@@ -43,7 +67,13 @@ impl EmbeddedIssuer {
 
     /// Reads the files; what can't be used changes nothing. They are replaced one after the other, so an error may pass.
     fn reload(&self) -> Result<(), CaFileError> {
-        let (ca, texts) = load_files(&self.trust_domain, &self.files, self.settings)?;
+        let Some(files) = &self.files else { return Ok(()) };
+        let (ca, texts) = load_files(&self.trust_domain, files, self.settings)?;
+        self.take(ca, texts);
+        Ok(())
+    }
+
+    fn take(&self, ca: LocalCa, texts: String) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.texts != texts {
             tracing::info!(
@@ -55,7 +85,6 @@ impl EmbeddedIssuer {
             self.trust.send_replace(Arc::new(ca.anchors().clone()));
             *current = Current { ca: Arc::new(ca), texts };
         }
-        Ok(())
     }
 }
 

@@ -204,6 +204,22 @@ pub enum IssuerSource {
         /// A join token of this node, one use.
         token_file: PathBuf,
     },
+    /// A signing service of the same cluster: `mesh-agent ca serve --kubernetes`.
+    Kubernetes {
+        /// The name of its Service, in the agent's own namespace.
+        service: String,
+        /// A token of the agent's service account, for [`IssuerSource::AUDIENCE`].
+        token_file: PathBuf,
+    },
+}
+
+impl IssuerSource {
+    /// Whom tokens that agents show to the signing service are for.
+    pub const AUDIENCE: &'static str = "hauberk-ca";
+    /// Where the manifests put such a token.
+    pub const TOKEN_FILE: &'static str = "/var/run/secrets/hauberk/token";
+    /// How the manifests call the signing service.
+    pub const SERVICE: &'static str = "hauberk-ca";
 }
 
 /// Where a CA is.

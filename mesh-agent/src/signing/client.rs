@@ -1,14 +1,17 @@
 //! The remote issuer: an agent's side of the signing API.
 //!
-//! It joins with a token when it has no node identity, renews that identity from half of its life, and learns of new roots
-//! by asking. The node's key is in memory only: after a restart the agent needs a new token.
+//! It is introduced when it has no node identity, renews that identity from half of its life, and learns of new roots
+//! by asking. The node's key is in memory only: after a restart the agent is introduced again.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use futures_util::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, watch};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -22,10 +25,57 @@ use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::svid::{Trust, TrustBundle, X509Svid};
 use crate::tls::issuer::{IssuerAnchor, node_identity, signing_client_config};
 
+/// What an agent knows of its issuer before it has an identity.
+pub struct Introduction {
+    /// `host:port` of the service.
+    pub address: String,
+    /// What shows who the agent is.
+    pub token: String,
+    /// How the issuer is recognised.
+    pub anchor: Anchor,
+}
+
+/// How an issuer is recognised before its roots are known from itself.
+pub enum Anchor {
+    /// By the SHA-256 of its root's public key, in hexadecimal.
+    Pin(String),
+    /// By roots that came another way.
+    Roots(Vec<CertificateDer<'static>>),
+}
+
+/// Introduces an agent to its issuer.
+pub trait Introducer: Send + Sync {
+    /// Where the issuer is now, and what to show it.
+    fn introduce(&self) -> BoxFuture<'_, Result<Introduction, IssueError>>;
+}
+
+/// Introduces by a join token in a file.
+pub struct JoinTokenFile {
+    /// `host:port` of the service.
+    pub address: String,
+    /// Where the token is.
+    pub path: PathBuf,
+}
+
+impl Introducer for JoinTokenFile {
+    fn introduce(&self) -> BoxFuture<'_, Result<Introduction, IssueError>> {
+        Box::pin(async move {
+            let text = std::fs::read_to_string(&self.path)
+                .map_err(|error| unavailable(format!("read {}: {error}", self.path.display()).into()))?;
+            let pin = JoinToken::parse(&text).map_err(|error| unavailable(error.into()))?.pin;
+            let (address, token) = (self.address.clone(), text.trim().to_owned());
+            Ok(Introduction { address, token, anchor: Anchor::Pin(pin) })
+        })
+    }
+}
+
 /// A signing service elsewhere.
 pub struct RemoteIssuer {
-    address: String,
-    token_file: PathBuf,
+    introducer: Box<dyn Introducer>,
+    /// Where it was last; empty: nowhere yet.
+    address: std::sync::Mutex<String>,
+    /// It didn't answer there: it may have moved.
+    lost: AtomicBool,
     trust_domain: TrustDomain,
     node: SpiffeId,
     /// Who this agent is to the issuer; `None` until it has joined.
@@ -42,10 +92,18 @@ struct Joined {
 
 impl RemoteIssuer {
     /// Nothing is asked yet, and nobody trusted.
-    pub fn new(address: String, token_file: PathBuf, trust_domain: TrustDomain, node: SpiffeId) -> Self {
+    pub fn new(introducer: impl Introducer + 'static, trust_domain: TrustDomain, node: SpiffeId) -> Self {
         let bundle = Arc::new(TrustBundle { trust_domain: trust_domain.clone(), roots: Vec::new() });
         let trust = watch::Sender::new(Arc::new(Trust { bundle, signer: String::new() }));
-        Self { address, token_file, trust_domain, node, joined: Mutex::default(), trust }
+        Self {
+            introducer: Box::new(introducer),
+            address: std::sync::Mutex::default(),
+            lost: AtomicBool::new(false),
+            trust_domain,
+            node,
+            joined: Mutex::default(),
+            trust,
+        }
     }
 
     /// Who this agent is: joins or renews if it must.
@@ -76,19 +134,43 @@ impl RemoteIssuer {
     }
 
     async fn join(&self) -> Result<(SecretKey, IssuedChain), IssueError> {
-        let text = std::fs::read_to_string(&self.token_file)
-            .map_err(|error| unavailable(format!("read {}: {error}", self.token_file.display()).into()))?;
-        let token = JoinToken::parse(&text).map_err(|error| unavailable(error.into()))?;
-        let anchor = IssuerAnchor::Pin { trust_domain: &self.trust_domain, pin: &token.pin };
+        let Introduction { address, token, anchor } = self.introducer.introduce().await?;
+        let trust_domain = &self.trust_domain;
+        let bundle;
+        let anchor = match &anchor {
+            Anchor::Pin(pin) => IssuerAnchor::Pin { trust_domain, pin },
+            Anchor::Roots(roots) => {
+                bundle = TrustBundle { trust_domain: trust_domain.clone(), roots: roots.clone() };
+                IssuerAnchor::Bundle(&bundle)
+            }
+        };
         let config = signing_client_config(None, &anchor).map_err(|error| unavailable(error.into()))?;
         let (key, request) = new_request(&self.node)?;
-        let body = JoinRequest { token: text.trim().to_owned(), request };
-        let answer: SvidAnswer = ask(&self.address, Arc::clone(&config), wire::JOIN, Some(&body)).await?;
+        let body = JoinRequest { token, request };
+        let answer: SvidAnswer = ask(&address, Arc::clone(&config), wire::JOIN, Some(&body)).await?;
         let issued = understand(&answer, &self.node, &key)?;
-        // Whoever signed this has the pinned key, so the roots are asked for by the same pin.
-        self.learn(ask(&self.address, config, wire::TRUST, None::<&()>).await?)?;
+        // Whoever signed this is recognised, so the roots are asked for in the same way.
+        self.learn(ask(&address, config, wire::TRUST, None::<&()>).await?)?;
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
         tracing::info!(target: "audit", { node.id = %self.node }, "joined the mesh");
         Ok((key, issued))
+    }
+
+    /// Asks with the node's identity, wherever the service is now.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        node: &X509Svid,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, IssueError> {
+        if self.lost.load(Ordering::Relaxed) {
+            let address = self.introducer.introduce().await?.address;
+            *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
+        }
+        let address = self.address.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let answer = ask(&address, self.config(node)?, path, body).await;
+        self.lost.store(matches!(answer, Err(IssueError::Unavailable(_))), Ordering::Relaxed);
+        answer
     }
 
     async fn obtain(&self, node: &X509Svid, id: &SpiffeId) -> Result<(SecretKey, IssuedChain), IssueError> {
@@ -105,7 +187,7 @@ impl RemoteIssuer {
         request: String,
     ) -> Result<IssuedChain, IssueError> {
         let body = SvidRequest { id: id.to_string(), request };
-        let answer: SvidAnswer = ask(&self.address, self.config(node)?, wire::SVID, Some(&body)).await?;
+        let answer: SvidAnswer = self.ask(node, wire::SVID, Some(&body)).await?;
         understand(&answer, id, key)
     }
 
@@ -150,7 +232,7 @@ impl Issuer for RemoteIssuer {
     fn refresh(&self, now: SystemTime) -> BoxFuture<'_, Result<(), IssueError>> {
         Box::pin(async move {
             let node = self.node(now).await?;
-            self.learn(ask(&self.address, self.config(&node)?, wire::TRUST, None::<&()>).await?)
+            self.learn(self.ask(&node, wire::TRUST, None::<&()>).await?)
         })
     }
 

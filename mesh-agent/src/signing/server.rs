@@ -10,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, body::Bytes};
+use futures_util::future::BoxFuture;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
@@ -57,8 +58,12 @@ enum ServerError {
     Tls(#[from] TlsConfigError),
 }
 
+/// Says which node's agent a token belongs to, or why to nobody's. In place of join tokens.
+pub type Reviewer = Box<dyn Fn(String) -> BoxFuture<'static, Result<String, String>> + Send + Sync>;
+
 /// The service, ready to run.
 pub struct SigningServer {
+    reviewer: Option<Reviewer>,
     service: Service,
     id: SpiffeId,
     config: Mutex<Option<Made>>,
@@ -72,11 +77,17 @@ struct Made {
 }
 
 impl SigningServer {
-    /// Signs with `issuer` for the workloads of `config`, and writes that down in `journal`.
-    pub fn new(issuer: Arc<EmbeddedIssuer>, journal: &Path, config: &MeshConfig) -> Result<Arc<Self>, JournalError> {
+    /// Signs with `issuer` for the workloads of `config`, and writes that down in `journal`. Agents join with join tokens,
+    /// or with whatever the `reviewer` knows.
+    pub fn new(
+        issuer: Arc<EmbeddedIssuer>,
+        journal: &Path,
+        config: &MeshConfig,
+        reviewer: Option<Reviewer>,
+    ) -> Result<Arc<Self>, JournalError> {
         let id = SpiffeId::of_issuer(&config.mesh.trust_domain);
         let service = Service::new(issuer, journal, config)?;
-        Ok(Arc::new(Self { service, id, config: Mutex::default() }))
+        Ok(Arc::new(Self { reviewer, service, id, config: Mutex::default() }))
     }
 
     /// Takes new documents.
@@ -171,8 +182,16 @@ fn routes(server: Arc<SigningServer>) -> Router {
 }
 
 async fn join(State(server): State<Arc<SigningServer>>, body: Bytes) -> Response {
-    // It signs and waits for a disk.
-    answer(tokio::task::block_in_place(|| server.service.join(&body, SystemTime::now())))
+    let Some(reviewer) = &server.reviewer else {
+        // It signs and waits for a disk.
+        return answer(tokio::task::block_in_place(|| server.service.join(&body, SystemTime::now())));
+    };
+    let asked = match Service::introduction(&body) {
+        Ok(asked) => asked,
+        Err(error) => return answer(Err::<(), _>(error)),
+    };
+    let node = reviewer(asked.token.clone()).await;
+    answer(tokio::task::block_in_place(|| server.service.admit(node, &asked, SystemTime::now())))
 }
 
 async fn svid(State(server): State<Arc<SigningServer>>, Extension(caller): Extension<Caller>, body: Bytes) -> Response {

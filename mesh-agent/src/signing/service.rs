@@ -70,7 +70,7 @@ impl Service {
 
     /// A token for a node's identity.
     pub(super) fn join(&self, body: &[u8], now: SystemTime) -> Result<SvidAnswer, ServiceError> {
-        let JoinRequest { token, request } = serde_json::from_slice(body).map_err(malformed)?;
+        let JoinRequest { token, request } = Self::introduction(body)?;
         let token = JoinToken::parse(&token).map_err(malformed)?;
         let public_key = public_key(&request)?;
         let ca = self.issuer.ca();
@@ -88,6 +88,30 @@ impl Service {
         let issued = self.sign(&id, &public_key, now)?;
         journal.note(&token.node, &id, &issued, Some(&token.serial)).map_err(failed)?;
         tracing::info!(target: "audit", node = token.node, token.serial = token.serial, svid.serial = %issued.serial, "node joined");
+        Ok(answer(&issued))
+    }
+
+    /// Reads a request to join.
+    pub(super) fn introduction(body: &[u8]) -> Result<JoinRequest, ServiceError> {
+        serde_json::from_slice(body).map_err(malformed)
+    }
+
+    /// A node's identity for the agent that somebody else knows: the node's name, or why it gets nothing.
+    pub(super) fn admit(
+        &self,
+        node: Result<String, String>,
+        asked: &JoinRequest,
+        now: SystemTime,
+    ) -> Result<SvidAnswer, ServiceError> {
+        let node = node.map_err(|reason| refuse("unknown", "join", reason))?;
+        let id = SpiffeId::of_node(&self.issuer.ca().anchors().bundle.trust_domain, &node).map_err(malformed)?;
+        if self.is_revoked(&id) {
+            return Err(refuse(&node, "join", "the node is revoked".to_owned()));
+        }
+        let issued = self.sign(&id, &public_key(&asked.request)?, now)?;
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        journal.note(&node, &id, &issued, None).map_err(failed)?;
+        tracing::info!(target: "audit", node, svid.serial = %issued.serial, "node joined");
         Ok(answer(&issued))
     }
 

@@ -42,7 +42,7 @@ pub fn load(directory: &Path) -> Result<MeshConfig, LoadError> {
             [certificate, key].into_iter().chain(bundle).collect()
         }
         IssuerSource::Own(directory) => vec![directory],
-        IssuerSource::Remote { token_file, .. } => vec![token_file],
+        IssuerSource::Remote { token_file, .. } | IssuerSource::Kubernetes { token_file, .. } => vec![token_file],
     };
     for path in paths {
         *path = directory.join(&*path);

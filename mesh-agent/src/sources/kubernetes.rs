@@ -4,11 +4,9 @@
 //! is `config::Cluster`'s business. While the API server is away, the last state stands.
 
 use std::collections::{BTreeSet, HashMap};
-use std::convert::Infallible;
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
@@ -21,9 +19,7 @@ use tokio::time::sleep;
 use crate::config::{Cluster, ConfigErrors, KINDS, MeshConfig};
 use crate::model::cluster::{Namespace, Node, ObjectName, Pod};
 use crate::model::workload::{NodeName, PodUid};
-use crate::state::{MeshState, needs_restart};
-use crate::store::Publisher;
-use crate::telemetry::Metrics;
+use crate::state::needs_restart;
 
 mod follow;
 mod read;
@@ -56,6 +52,7 @@ pub struct KubernetesSource {
     /// What has not been listed yet.
     missing: BTreeSet<&'static str>,
     in_force: Option<MeshConfig>,
+    was_rejected: bool,
     _watchers: JoinSet<()>,
 }
 
@@ -83,26 +80,27 @@ impl KubernetesSource {
         watchers.spawn(follow(Api::all(client.clone()), "Node", node, Change::Node, sender.clone()));
         watchers.spawn(follow(Api::all(client.clone()), "Pod", read::pod, Change::Pod, sender));
         let cluster = Cluster::new(own_namespace);
-        Self { cluster, changes, sandboxes, missing, in_force: None, _watchers: watchers }
+        Self { cluster, changes, sandboxes, missing, in_force: None, was_rejected: false, _watchers: watchers }
     }
 
     /// Waits for the first configuration: everything is listed, and the documents go together.
-    pub async fn first(&mut self) -> &MeshConfig {
+    pub async fn first(&mut self) -> MeshConfig {
         let mut reported = None;
-        while self.in_force.is_none() {
-            self.wait().await;
+        loop {
             let waits = match self.take() {
-                None => format!("waiting for the lists of {}", listed(&self.missing)),
-                Some(Ok(_)) => continue,
+                None => format!("not listed yet: {}", self.missing.iter().copied().collect::<Vec<_>>().join(", ")),
+                Some(Ok(_)) => match &self.in_force {
+                    Some(config) => return config.clone(),
+                    None => continue,
+                },
                 Some(Err(rejection)) => rejection.to_string(),
             };
             if reported.as_ref() != Some(&waits) {
-                tracing::info!(reason = waits, "no configuration yet");
+                tracing::info!(reason = waits, "waiting for a configuration");
                 reported = Some(waits);
             }
+            self.wait().await;
         }
-        // Just seen to be there.
-        self.in_force.get_or_insert_with(|| unreachable!("the loop ends with a configuration"))
     }
 
     /// The objects as they are now.
@@ -110,43 +108,28 @@ impl KubernetesSource {
         &self.cluster
     }
 
-    /// Publishes every change that can be taken, for ever; `seen` is shown each before.
-    pub async fn run(
-        mut self,
-        publisher: Publisher,
-        metrics: Arc<Metrics>,
-        mut seen: impl FnMut(&Cluster, &MeshConfig),
-    ) -> Infallible {
-        metrics.configuration(SystemTime::now(), None);
-        let (mut rejected, mut contested) = (None, BTreeSet::new());
+    /// Waits for the next configuration, or why there is none. What was in force stays then.
+    pub async fn next(&mut self) -> Result<Taken, Rejection> {
         loop {
             self.wait().await;
-            match self.take() {
-                None => {}
-                Some(Ok(news)) => {
-                    let Some(config) = &self.in_force else { continue };
-                    seen(&self.cluster, config);
-                    if std::mem::take(&mut rejected).is_some() || news == Taken::Documents {
-                        metrics.configuration(SystemTime::now(), None);
-                        tracing::info!(target: "audit", workloads = config.workloads.len(), "changed configuration taken");
-                    }
-                    if news != Taken::Nothing {
-                        publisher.publish(MeshState::new(config.clone()));
-                    }
-                }
-                Some(Err(rejection)) => {
-                    let reason = rejection.to_string();
-                    if rejected.as_ref() != Some(&reason) {
-                        tracing::error!(target: "audit", reason, "changed configuration rejected");
-                        metrics.configuration(SystemTime::now(), Some(reason.clone()));
-                        rejected = Some(reason);
-                    }
-                }
-            }
-            for address in self.cluster.contested().difference(&contested) {
+            let known = self.cluster.contested().clone();
+            let news = self.take();
+            for address in self.cluster.contested().difference(&known) {
                 tracing::warn!(target: "audit", %address, "more than one pod claims an address: none of them gets it");
             }
-            contested.clone_from(self.cluster.contested());
+            match news {
+                Some(Ok(Difference::Nothing)) if !self.was_rejected => {}
+                Some(Ok(difference)) => {
+                    self.was_rejected = false;
+                    let Some(config) = self.in_force.clone() else { continue };
+                    return Ok(Taken { config, documents: difference != Difference::Pods });
+                }
+                Some(Err(rejection)) => {
+                    self.was_rejected = true;
+                    return Err(rejection);
+                }
+                None => {}
+            }
         }
     }
 
@@ -167,7 +150,7 @@ impl KubernetesSource {
     }
 
     /// `None`: not everything is listed yet.
-    fn take(&mut self) -> Option<Result<Taken, Rejection>> {
+    fn take(&mut self) -> Option<Result<Difference, Rejection>> {
         if !self.missing.is_empty() {
             return None;
         }
@@ -182,12 +165,12 @@ impl KubernetesSource {
                     return Some(Err(Rejection::NeedsRestart(fixed)));
                 }
                 match (*now == next, only_pods_differ(now, &next)) {
-                    (true, _) => Taken::Nothing,
-                    (false, true) => Taken::Pods,
-                    (false, false) => Taken::Documents,
+                    (true, _) => Difference::Nothing,
+                    (false, true) => Difference::Pods,
+                    (false, false) => Difference::Documents,
                 }
             }
-            None => Taken::Documents,
+            None => Difference::Documents,
         };
         self.in_force = Some(next);
         Some(Ok(taken))
@@ -234,9 +217,18 @@ impl KubernetesSource {
     }
 }
 
+/// A configuration that is new.
+#[derive(Debug)]
+pub struct Taken {
+    /// The whole.
+    pub config: MeshConfig,
+    /// Whether documents have changed, and not pods alone.
+    pub documents: bool,
+}
+
 /// What of a configuration is new.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Taken {
+enum Difference {
     Nothing,
     Pods,
     Documents,
@@ -244,7 +236,7 @@ enum Taken {
 
 /// Why a change isn't taken.
 #[derive(Debug, thiserror::Error)]
-enum Rejection {
+pub enum Rejection {
     /// The documents don't go together.
     #[error(transparent)]
     Invalid(#[from] ConfigErrors),
@@ -266,8 +258,4 @@ fn merge<K: Eq + Hash, T>(known: &mut HashMap<K, T>, news: News<T>, key: impl Fn
         News::Set(name, object) => drop(known.insert(key(name), object)),
         News::Gone(name) => drop(known.remove(&key(name))),
     }
-}
-
-fn listed(kinds: &BTreeSet<&'static str>) -> String {
-    kinds.iter().copied().collect::<Vec<_>>().join(", ")
 }

@@ -6,7 +6,7 @@ const LAYERS: [&[&str]; 6] = [
     &["model"],
     &["config", "policy", "state"],
     &["store", "sys", "telemetry"],
-    &["bpf", "identity", "opa", "tls"],
+    &["bpf", "identity", "kubernetes", "opa", "tls"],
     &["admin", "pod", "proxy", "signing", "sources"],
     &["app", "args", "main"],
 ];

@@ -23,8 +23,8 @@ fn everything_can_be_said_about_the_issuer() {
 fn mistakes_of_the_issuer() {
     let both = "issuer: {embedded: {certificate: a, key: b}, remote: {address: 'ca:1', tokenFile: t}}";
     for (instead, expected) in [
-        ("issuer: {}", "spec.issuer: needs exactly one of `embedded` and `remote`"),
-        (both, "spec.issuer: needs exactly one of `embedded` and `remote`"),
+        ("issuer: {}", "spec.issuer: needs exactly one of `embedded`, `remote` and `kubernetes`"),
+        (both, "spec.issuer: needs exactly one of `embedded`, `remote` and `kubernetes`"),
         (
             "issuer: {embedded: {directory: ca, key: b}}",
             "spec.issuer.embedded: needs either `directory`, or `certificate` and `key`",

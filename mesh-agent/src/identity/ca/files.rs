@@ -14,7 +14,6 @@ use super::{CaError, CaTexts, LocalCa};
 use crate::model::bundle;
 use crate::model::mesh::{CaFiles, SvidSettings};
 use crate::model::spiffe::TrustDomain;
-use crate::model::svid::fingerprint;
 
 const CERTIFICATE_FILE: &str = "ca.crt";
 const KEY_FILE: &str = "ca.key";
@@ -103,9 +102,7 @@ pub(in crate::identity) fn load_files(
     let bundle = files.bundle.as_deref().map(read_secret).transpose()?;
     let bundle = bundle.as_ref().map(|text| text.as_str());
     let texts = CaTexts { certificates: &certificates, key: &key, bundle };
-    let ca = LocalCa::load(trust_domain.clone(), &texts, settings).map_err(unfit(&files.certificate))?;
-    let read = Zeroizing::new([&certificates, key.as_str(), bundle.unwrap_or_default()].join("\0"));
-    Ok((ca, fingerprint(read.as_bytes())))
+    LocalCa::load_named(trust_domain, &texts, settings).map_err(unfit(&files.certificate))
 }
 
 /// Reads a file whose text is wiped after use.

@@ -1,0 +1,125 @@
+//! `mesh-agent ca serve --kubernetes`: the CA of a cluster, with its key in a Secret.
+//!
+//! Several replicas may run: each signs with the same key, and whatever it writes says the same as the others' words.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+
+use super::{JOURNAL_FILE, listen};
+use crate::app::RunError;
+use crate::app::issuer::{TRUST_BUNDLE, TRUST_BUNDLE_KEY};
+use crate::args::CaServeArgs;
+use crate::identity::ca::CaTexts;
+use crate::identity::{EmbeddedIssuer, LocalCa};
+use crate::kubernetes::Kubernetes;
+use crate::kubernetes::ca::CaSecret;
+use crate::model::bundle;
+use crate::model::mesh::{IssuerSource, Mesh};
+use crate::signing::Reviewer;
+use crate::signing::server::SigningServer;
+use crate::sources::kubernetes::KubernetesSource;
+
+/// The Secret with the CA.
+const SECRET: &str = "hauberk-ca";
+/// The agents' service account.
+const AGENT: &str = "hauberk-agent";
+
+pub(super) async fn serve(args: &CaServeArgs) -> Result<Infallible, RunError> {
+    let kubernetes = Kubernetes::connect().await?;
+    if let Some(file) = &args.default_mesh {
+        let text =
+            std::fs::read_to_string(file).map_err(|source| RunError::DefaultMesh { path: file.clone(), source })?;
+        if kubernetes.create_default(&text).await? {
+            tracing::info!("made the default Mesh");
+        }
+    }
+    // The signing service has no pods of its own.
+    let (_sandboxes, none) = watch::channel(Default::default());
+    let mut source = KubernetesSource::begin(kubernetes.client(), kubernetes.namespace(), none);
+    let config = source.first().await;
+    let issuer = Arc::new(open_ca(&kubernetes, &config.mesh).await?);
+    let server = SigningServer::new(
+        Arc::clone(&issuer),
+        &args.dir.join(JOURNAL_FILE),
+        &config,
+        Some(reviewer(kubernetes.clone())),
+    )?;
+    let listener = listen(args.listen).await?;
+    let refresh = config.mesh.issuer.refresh;
+    Ok(tokio::select! {
+        never = Arc::clone(&server).run(listener, refresh) => never,
+        never = follow(source, &server) => never,
+        never = keep(&kubernetes, &issuer, refresh) => never,
+    })
+}
+
+/// The CA of the Secret, which is made if there is none.
+async fn open_ca(kubernetes: &Kubernetes, mesh: &Mesh) -> Result<EmbeddedIssuer, RunError> {
+    let settings = mesh.issuer.svid;
+    loop {
+        if let Some(secret) = kubernetes.ca_secret(SECRET).await? {
+            return Ok(EmbeddedIssuer::of_texts(mesh.trust_domain.clone(), &texts(&secret), settings)?);
+        }
+        let ca = LocalCa::create(mesh.trust_domain.clone(), settings, SystemTime::now())?;
+        let secret = CaSecret { certificates: ca.certificate_pem().to_owned(), key: ca.key_pem(), roots: None };
+        if kubernetes.create_ca_secret(SECRET, &secret).await? {
+            tracing::info!(target: "audit", { ca.signer = ca.anchors().signer }, "made the cluster's CA");
+        }
+    }
+}
+
+fn texts(secret: &CaSecret) -> CaTexts<'_> {
+    CaTexts { certificates: &secret.certificates, key: &secret.key, bundle: secret.roots.as_deref() }
+}
+
+/// Who calls is who the API server says: an agent, on the node that its token is bound to.
+fn reviewer(kubernetes: Kubernetes) -> Reviewer {
+    Box::new(move |token| {
+        let kubernetes = kubernetes.clone();
+        Box::pin(async move {
+            let reviewed = kubernetes.review(token, AGENT, IssuerSource::AUDIENCE).await;
+            reviewed.unwrap_or_else(|error| {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "an agent's token can't be reviewed");
+                Err("the token can't be reviewed now".to_owned())
+            })
+        })
+    })
+}
+
+async fn follow(mut source: KubernetesSource, server: &SigningServer) -> Infallible {
+    loop {
+        match source.next().await {
+            Ok(taken) => server.update(&taken.config),
+            Err(rejection) => {
+                tracing::error!(reason = %rejection, "the documents can't be used; the last good ones stay")
+            }
+        }
+    }
+}
+
+/// Takes the Secret's CA when it changes, and lets the agents know the roots.
+async fn keep(kubernetes: &Kubernetes, issuer: &EmbeddedIssuer, refresh: Duration) -> Infallible {
+    let mut known = String::new();
+    loop {
+        let kept = async {
+            if let Some(secret) = kubernetes.ca_secret(SECRET).await? {
+                issuer.replace(&texts(&secret))?;
+            }
+            let roots = bundle::to_pem(&issuer.ca().anchors().bundle.roots);
+            if roots != known {
+                kubernetes.set_config_text(TRUST_BUNDLE, TRUST_BUNDLE_KEY, &roots).await?;
+                known = roots;
+            }
+            Ok::<_, RunError>(())
+        };
+        if let Err(error) = kept.await {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "the cluster's CA can't be looked at; it stays as it was");
+        }
+        tokio::time::sleep(refresh).await;
+    }
+}

@@ -1,0 +1,123 @@
+//! Where the agent's configuration comes from: a directory, or a Kubernetes cluster.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::sleep;
+
+use super::RunError;
+use crate::args::RunArgs;
+use crate::config::MeshConfig;
+use crate::kubernetes::Kubernetes;
+use crate::model::cluster::ObjectName;
+use crate::model::workload::{PodUid, WorkloadUid};
+use crate::pod::{Readiness, Sandboxes};
+use crate::sources::kubernetes::KubernetesSource;
+use crate::sources::watch::Watch;
+use crate::state::MeshState;
+use crate::store::Publisher;
+use crate::telemetry::Metrics;
+
+/// How long a pod's status waits that couldn't be written.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
+
+/// A source with its first configuration.
+pub(super) enum Source {
+    Directory(Watch),
+    Cluster { kubernetes: Kubernetes, source: Box<KubernetesSource>, first: Box<MeshConfig> },
+}
+
+impl Source {
+    /// Waits for the first configuration of a cluster; that of a directory must be there.
+    pub(super) async fn open(args: &RunArgs, sandboxes: &Sandboxes) -> Result<Self, RunError> {
+        if let Some(directory) = &args.config {
+            return Ok(Self::Directory(Watch::begin(directory)?));
+        }
+        let kubernetes = Kubernetes::connect().await?;
+        let mut source = KubernetesSource::begin(kubernetes.client(), kubernetes.namespace(), sandboxes.addresses());
+        let first = Box::new(source.first().await);
+        Ok(Self::Cluster { kubernetes, source: Box::new(source), first })
+    }
+
+    /// The first configuration.
+    pub(super) fn first(&self) -> &MeshConfig {
+        match self {
+            Self::Directory(watch) => watch.in_force(),
+            Self::Cluster { first, .. } => first,
+        }
+    }
+
+    /// The cluster, if it is one.
+    pub(super) fn kubernetes(&self) -> Option<&Kubernetes> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Cluster { kubernetes, .. } => Some(kubernetes),
+        }
+    }
+
+    /// Publishes each good configuration and reports each that isn't, for ever.
+    pub(super) async fn run(self, publisher: Publisher, metrics: Arc<Metrics>) -> Infallible {
+        let mut source = match self {
+            Self::Directory(watch) => return watch.run(publisher, metrics).await,
+            Self::Cluster { source, .. } => source,
+        };
+        metrics.configuration(SystemTime::now(), None);
+        loop {
+            match source.next().await {
+                Ok(taken) => {
+                    if taken.documents {
+                        metrics.configuration(SystemTime::now(), None);
+                        let workloads = taken.config.workloads.len();
+                        tracing::info!(target: "audit", workloads, "changed configuration taken");
+                    }
+                    publisher.publish(MeshState::new(taken.config));
+                }
+                Err(rejection) => {
+                    tracing::error!(target: "audit", reason = %rejection, "changed configuration rejected");
+                    metrics.configuration(SystemTime::now(), Some(rejection.to_string()));
+                }
+            }
+        }
+    }
+}
+
+/// Says in the status of each of the node's pods how far it is, for ever.
+pub(super) async fn announce(kubernetes: Kubernetes, readiness: Arc<Readiness>) -> Infallible {
+    let mut changes = readiness.changes();
+    let mut told: BTreeMap<(WorkloadUid, PodUid), Option<String>> = BTreeMap::new();
+    loop {
+        changes.borrow_and_update();
+        let stages = readiness.stages().into_iter();
+        let now: BTreeMap<_, _> =
+            stages.filter_map(|(uid, pod, stage)| Some(((uid, pod?), stage.why_not().map(str::to_owned)))).collect();
+        // Who is no longer there has left the mesh, or is gone altogether.
+        let left = told.keys().filter(|known| !now.contains_key(known)).cloned().collect::<Vec<_>>();
+        let gone = Some("the workload has left the mesh".to_owned());
+        let next = now.iter().map(|(who, why)| (who.clone(), why.clone()));
+        let mut failed = false;
+        for (who, why_not) in left.iter().map(|who| (who.clone(), gone.clone())).chain(next) {
+            if told.get(&who) == Some(&why_not) {
+                continue;
+            }
+            let (uid, pod) = &who;
+            let Some((namespace, name)) = uid.as_str().split_once('/') else { continue };
+            let name = ObjectName { namespace: namespace.to_owned(), name: name.to_owned() };
+            match kubernetes.announce(&name, pod, why_not.as_deref()).await {
+                Ok(()) => drop(told.insert(who, why_not)),
+                Err(error) if error.is_about_a_gone_object() => drop(told.insert(who, why_not)),
+                Err(error) => {
+                    failed = true;
+                    let error: &dyn std::error::Error = &error;
+                    tracing::debug!(error, workload = %uid, "a pod's status is not written yet");
+                }
+            }
+        }
+        told.retain(|who, _| now.contains_key(who));
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { std::future::pending::<()>().await },
+            () = sleep(ANNOUNCE_AGAIN), if failed => {}
+        }
+    }
+}
