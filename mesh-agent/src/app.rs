@@ -27,6 +27,7 @@ use crate::signing::JournalError;
 use crate::sources::file::LoadError;
 use crate::state::MeshState;
 use crate::store;
+use crate::sys::netns::Netns;
 use crate::sys::{cgroup, harden};
 use crate::telemetry::Metrics;
 use crate::telemetry::audit::AuditHandle;
@@ -109,6 +110,14 @@ pub enum RunError {
     /// The number of descriptors can't be raised.
     #[error("raise the limit of open files")]
     Descriptors(#[source] io::Error),
+    /// A network namespace can't be opened.
+    #[error("open network namespace {}", path.display())]
+    Netns {
+        /// Which.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The node's name can't be part of an identity.
     #[error("the node `{node}` can't have an identity")]
     NodeName {
@@ -162,6 +171,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     kernel.detach_other_roots(root_id)?;
 
     let maps = kernel.maps();
+    attest_probes(&maps, args.kubelet_cgroup.as_deref(), &mount, &root)?;
     let (counted, issuing) = (Arc::clone(&maps), Arc::clone(&svids));
     let metrics = Arc::new(Metrics::new(Views {
         kernel: Box::new(move || counted.counters()),
@@ -330,6 +340,22 @@ fn check_placement(state: &MeshState, node: &NodeName, mount: &Path, root: &Path
         return Ok(());
     };
     Err(RunError::Placement { own, problem })
+}
+
+/// Where systemd runs the kubelet.
+const KUBELET_SERVICE: &str = "system.slice/kubelet.service";
+
+/// Tells the kernel whose connections are probes. Without a kubelet, nobody's are.
+fn attest_probes(maps: &Maps, configured: Option<&Path>, mount: &Path, root: &Path) -> Result<(), RunError> {
+    let usual = root.join(KUBELET_SERVICE);
+    let Some(path) = configured.or_else(|| usual.is_dir().then_some(&*usual)) else {
+        return Ok(maps.set_prober(0, 0, 0)?);
+    };
+    let cgroup = cgroup::lookup(mount, path).map_err(|source| cgroup_error(path, source))?;
+    let own = Path::new("/proc/self/ns/net");
+    let own = Netns::open(own).map_err(|source| RunError::Netns { path: own.to_owned(), source })?;
+    tracing::info!(cgroup = %path.display(), "the kubelet's probes reach applications in every mode");
+    Ok(maps.set_prober(cgroup.id, cgroup.level, own.cookie())?)
 }
 
 fn pending_view(readiness: Arc<Readiness>, drain: Drain) -> admin::Pending {

@@ -91,6 +91,10 @@ pub struct RunArgs {
     /// Cgroup that holds the agent and its pods [default: the cgroup2 mount].
     #[arg(long, env = "HAUBERK_CGROUP_ROOT", value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
+    /// Cgroup of the kubelet: its probes reach applications in every mode [default: system.slice/kubelet.service below the
+    /// cgroup root, if it is there].
+    #[arg(long, env = "HAUBERK_KUBELET_CGROUP", value_name = "DIR")]
+    pub kubelet_cgroup: Option<PathBuf>,
     /// Directory for pins, on a bpf file system.
     #[arg(long, env = "HAUBERK_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/hauberk")]
     pub bpffs: PathBuf,

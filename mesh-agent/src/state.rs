@@ -123,10 +123,10 @@ impl MeshState {
         self.workloads.values().filter(move |workload| workload.node == *node)
     }
 
-    /// Every range whose connections the kernel diverts: the pod ranges, and each workload's addresses.
+    /// Every range whose connections the kernel diverts: the pod ranges, and each workload's address outside of them.
     pub fn diverted(&self) -> impl Iterator<Item = IpNet> {
-        let addresses = self.by_address.keys().copied().map(IpNet::from);
-        self.mesh.pod_ranges.iter().copied().chain(addresses)
+        let apart = self.by_address.keys().copied().filter(|address| !self.in_pod_ranges(*address));
+        self.mesh.pod_ranges.iter().copied().chain(apart.map(IpNet::from))
     }
 
     /// Whether a pod that is not in the mesh has this address.

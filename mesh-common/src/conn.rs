@@ -48,6 +48,8 @@ pub enum SockKind {
     Delivery = 4,
     /// The application's end of a delivery; the address is the real client.
     Delivered = 5,
+    /// The kubelet's socket toward an application that it probes; no address.
+    Probe = 6,
 }
 
 /// The facts in a socket's storage. New fields go to the end: live sockets keep what an older agent wrote.

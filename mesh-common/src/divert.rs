@@ -23,6 +23,23 @@ pub struct Settings {
     pub pod_levels: u32,
     /// 1 if the mesh is strict: then nothing may reach a pod beside the agent.
     pub strict: u32,
+    /// Id of the cgroup whose processes probe pods (the kubelet's); 0: nobody does.
+    pub prober: u64,
+    /// Cookie of the network namespace that they probe from: the node's.
+    pub prober_netns: u64,
+    /// Level of that cgroup.
+    pub prober_level: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+impl Settings {
+    /// Whether a `connect()` in this namespace is a probe: it reaches the application in every mode, as without a mesh.
+    /// `cgroup` is the caller's ancestor at [`Self::prober_level`]. The caller attests it; an address never does, since
+    /// what comes through a NodePort has the node's too.
+    pub const fn is_probe(&self, netns: u64, cgroup: u64) -> bool {
+        self.prober != 0 && self.prober == cgroup && self.prober_netns == netns
+    }
 }
 
 /// A pod's entry in the `PODS` map.
@@ -114,7 +131,7 @@ fn spread(destination: &IpKey, port: u16) -> u16 {
 
 // A layout change must fail the build of both sides, not a running node.
 const _: () = assert!(size_of::<PodDivert>() == 80 && align_of::<PodDivert>() == 8);
-const _: () = assert!(size_of::<Settings>() == 8);
+const _: () = assert!(size_of::<Settings>() == 32 && align_of::<Settings>() == 8);
 const _: () = assert!(DIVERT_PORTS == 1 << (32 - 26));
 
 #[cfg(test)]
@@ -175,6 +192,14 @@ mod tests {
     fn a_pod_without_an_address_of_the_family_is_refused_rather_than_leaked() {
         let v4_only = PodDivert { address6: IpKey::default(), ..pod() };
         assert_eq!(v4_only.decide(&key("fd77::3"), 80, Destination::Mesh, 7), NO_ADDRESS);
+    }
+
+    #[test]
+    fn only_the_kubelet_in_the_nodes_namespace_probes() {
+        let settings = Settings { prober: 5, prober_netns: 1, ..Settings::default() };
+        assert!(settings.is_probe(1, 5));
+        assert!(!settings.is_probe(1, 6) && !settings.is_probe(2, 5));
+        assert!(!Settings::default().is_probe(0, 0));
     }
 
     #[test]

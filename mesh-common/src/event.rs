@@ -34,11 +34,13 @@ pub enum Counter {
     VethDropped,
     /// A record found no room in the ring buffer.
     EventLost,
+    /// A probe of the kubelet was let through to the application.
+    ProbePassed,
 }
 
 impl Counter {
     /// Every counter with its label, in the order of the map.
-    pub const ALL: [(Self, &'static str); 13] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::ConnectDiverted, "connect_diverted"),
         (Self::ConnectPassed, "connect_passed"),
         (Self::ConnectNoAddress, "connect_no_address"),
@@ -52,6 +54,7 @@ impl Counter {
         (Self::EgressDropped, "egress_dropped"),
         (Self::VethDropped, "veth_dropped"),
         (Self::EventLost, "event_lost"),
+        (Self::ProbePassed, "probe_passed"),
     ];
 }
 

@@ -5,7 +5,7 @@
 #![cfg_attr(not(test), no_std)]
 
 /// Raised with every change of a map's layout; it names the folder that the maps are pinned in.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 pub mod names;
 

@@ -23,6 +23,8 @@ pub const PENDING: &str = "mesh_pending";
 pub const PEERS: &str = "mesh_peers";
 /// Connections that the agent is opening toward other nodes.
 pub const FLOWS: &str = "mesh_flows";
+/// Probes of the kubelet between SYN and establishment.
+pub const PROBES: &str = "mesh_probes";
 /// Per-CPU counters by [`crate::event::Counter`].
 pub const COUNTERS: &str = "mesh_counters";
 /// Ring buffer of [`crate::event::Event`].
@@ -31,7 +33,7 @@ pub const EVENTS: &str = "mesh_events";
 pub const SETTINGS: &str = "mesh_settings";
 
 /// Every map, in reading order.
-pub const MAPS: [&str; 13] = [
+pub const MAPS: [&str; 14] = [
     PODS,
     CGROUPS,
     ADDRESSES,
@@ -42,6 +44,7 @@ pub const MAPS: [&str; 13] = [
     PENDING,
     PEERS,
     FLOWS,
+    PROBES,
     COUNTERS,
     EVENTS,
     SETTINGS,

@@ -122,6 +122,13 @@ impl Maps {
         self.change_settings(|settings| settings.strict = u32::from(strict))
     }
 
+    /// Says whose connections are probes: processes below `cgroup` in the namespace with this cookie.
+    pub fn set_prober(&self, cgroup: u64, level: u32, netns: u64) -> Result<(), BpfError> {
+        self.change_settings(|settings| {
+            (settings.prober, settings.prober_level, settings.prober_netns) = (cgroup, level, netns);
+        })
+    }
+
     fn add_level(&self, level: u32) -> Result<(), BpfError> {
         self.change_settings(|settings| settings.pod_levels |= 1_u32.checked_shl(level).unwrap_or(0))
     }

@@ -238,3 +238,6 @@ fn workload(trust_domain: &TrustDomain, name: &ObjectName, pod: &Pod, addresses:
         exclude: Exclusions::default(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,12 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::sockopt;
 
-const SYSCTLS: &str = "/proc/sys/net";
+/// Each thread sees its own namespace's settings here. In a container the machine's procfs comes first: a container's own is
+/// read-only unless it is privileged.
+fn sysctls() -> &'static Path {
+    let machines = Path::new("/host/proc/sys/net");
+    if machines.exists() { machines } else { Path::new("/proc/sys/net") }
+}
 
 /// An open network namespace. Keeps the namespace alive: drop it when the pod is withdrawn.
 #[derive(Debug)]
@@ -65,9 +70,9 @@ impl Netns {
         }
     }
 
-    /// Reads one of the namespace's settings below `/proc/sys/net`, which shows each thread its own namespace's.
+    /// Reads one of the namespace's settings, by its path below `/proc/sys/net`.
     pub fn sysctl(&self, name: &str) -> io::Result<String> {
-        let text = inside(&self.fd, || std::fs::read_to_string(Path::new(SYSCTLS).join(name)))??;
+        let text = inside(&self.fd, || std::fs::read_to_string(sysctls().join(name)))??;
         Ok(text.trim_end().to_owned())
     }
 
@@ -79,14 +84,14 @@ impl Netns {
             self.write_sysctl(name, value)?;
             self.changed.push((name, before));
         } else if left {
-            let own = std::fs::read_to_string(Path::new(SYSCTLS).join(name))?;
+            let own = std::fs::read_to_string(sysctls().join(name))?;
             self.changed.push((name, own.trim_end().to_owned()));
         }
         Ok(())
     }
 
     fn write_sysctl(&self, name: &str, value: &str) -> io::Result<()> {
-        inside(&self.fd, || std::fs::write(Path::new(SYSCTLS).join(name), value))?
+        inside(&self.fd, || std::fs::write(sysctls().join(name), value))?
     }
 
     /// Runs `action` on this thread inside the namespace. It must not block for long, and what it starts stays inside.

@@ -53,10 +53,23 @@ fn from_pod<const V6: bool>(call: &Connect<'_, V6>, pod: &'static mesh_common::d
     }
 }
 
-/// A process of an enrolled pod that has left the pod's namespace has no identity there.
+/// The kubelet probes from outside. A process of an enrolled pod that has left the pod's namespace has no identity there.
 #[inline(always)]
 fn from_elsewhere<const V6: bool>(call: &Connect<'_, V6>) -> i32 {
-    if !ctx::in_pod_cgroup() || maps::destination(&call.address(), None) != Destination::Mesh {
+    if maps::destination(&call.address(), None) != Destination::Mesh {
+        return ALLOW;
+    }
+    let settings = maps::settings();
+    if settings.is_probe(call.netns(), ctx::ancestor_cgroup(settings.prober_level)) {
+        if maps::steer(&call.address()).is_some() {
+            let facts = SockFacts { kind: SockKind::Probe as u16, ..call.attest(u32::MAX) };
+            if !call.set_facts(facts) {
+                maps::count(Counter::FactsLost);
+            }
+        }
+        return ALLOW;
+    }
+    if !ctx::in_pod_cgroup() {
         return ALLOW;
     }
     call.report(Counter::ConnectUnattested, call.attest(u32::MAX));

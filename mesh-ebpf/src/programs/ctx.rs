@@ -327,8 +327,26 @@ pub struct Lookup {
     pub port: u16,
     /// The other side.
     pub remote: IpKey,
+    /// The other side's, host order.
+    pub remote_port: u16,
     /// Whether the packet is IPv6.
     pub v6: bool,
+}
+
+impl Lookup {
+    /// The connection, seen from the end that connects.
+    #[inline(always)]
+    pub fn flow(&self) -> ConnKey {
+        let (source, destination) = (self.remote, self.local);
+        ConnKey {
+            netns: 0,
+            source,
+            destination,
+            source_port: self.remote_port,
+            destination_port: self.port,
+            padding: 0,
+        }
+    }
 }
 
 /// Reads the lookup; `None` if it isn't TCP.
@@ -340,7 +358,8 @@ pub fn lookup(context: &SkLookupContext) -> Option<Lookup> {
         return None;
     }
     let (local, remote) = ends!(raw);
-    Some(Lookup { local, port: field!(raw, local_port) as u16, remote, v6: field!(raw, family) == AF_INET6 })
+    let (port, remote_port) = (field!(raw, local_port) as u16, u16::from_be(field!(raw, remote_port)));
+    Some(Lookup { local, port, remote, remote_port, v6: field!(raw, family) == AF_INET6 })
 }
 
 /// A packet's bytes by helper calls, so that paged data is seen too.

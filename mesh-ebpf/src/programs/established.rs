@@ -17,7 +17,11 @@ pub fn sock_ops(call: &Callback<'_>) -> u32 {
         Operation::Other => {}
         Operation::State => {
             // Established or closed: no SYN of this connection has business on the wire any more.
-            maps::close_flow(&call.outgoing(false));
+            let flow = call.outgoing(false);
+            match call.facts() {
+                Some(facts) if facts.is(SockKind::Probe) => maps::close_probe(&flow),
+                _ => maps::close_flow(&flow),
+            }
             call.watch(false);
         }
     }
@@ -29,6 +33,13 @@ fn connect(call: &Callback<'_>) {
     let Some(facts) = call.facts() else { return };
     if facts.is(SockKind::Outer) {
         if !maps::open_flow(&call.outgoing(false)) {
+            maps::count(Counter::FactsLost);
+        }
+        call.watch(true);
+        return;
+    }
+    if facts.is(SockKind::Probe) {
+        if !maps::open_probe(&call.outgoing(false)) {
             maps::count(Counter::FactsLost);
         }
         call.watch(true);

@@ -13,6 +13,10 @@ const DROP: u32 = 0;
 pub fn sk_lookup(context: &SkLookupContext) -> u32 {
     let Some(lookup) = ctx::lookup(context) else { return PASS };
     // The program runs in the namespaces of enrolled pods only.
+    if maps::is_probe(&lookup.flow()) {
+        maps::count(Counter::ProbePassed);
+        return PASS;
+    }
     let verdict = match maps::steer(&lookup.local) {
         Some(pod) => pod.decide(lookup.port, lookup.remote == lookup.local, lookup.v6),
         None => decide_unlisted(&lookup.local, &lookup.remote, maps::is_strict()),

@@ -50,6 +50,10 @@ static PEERS: LruHashMap<ConnKey, SockFacts> = LruHashMap::with_max_entries(16_3
 /// The agent's connections between SYN and establishment. LRU: an evicted one shows as a dropped SYN retransmission.
 #[map(name = "mesh_flows")]
 static FLOWS: LruHashMap<ConnKey, u32> = LruHashMap::with_max_entries(32_768, 0);
+/// The kubelet's probes between SYN and establishment. LRU: an evicted one meets the agent, and fails in strict mode.
+#[map(name = "mesh_probes")]
+static PROBES: LruHashMap<ConnKey, u32> = LruHashMap::with_max_entries(4096, 0);
+
 /// By [`Counter`]. Read by the agent's metrics.
 #[map(name = "mesh_counters")]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
@@ -156,6 +160,31 @@ pub fn close_flow(key: &ConnKey) {
 pub fn is_flow(key: &ConnKey) -> bool {
     // SAFETY: only presence is used.
     unsafe { FLOWS.get(key) }.is_some()
+}
+
+/// Lets the SYNs of one probe reach the application.
+#[inline(always)]
+pub fn open_probe(key: &ConnKey) -> bool {
+    PROBES.insert(key, &1, 0).is_ok()
+}
+
+/// The probe is established or has failed.
+#[inline(always)]
+pub fn close_probe(key: &ConnKey) {
+    let _ = PROBES.remove(key);
+}
+
+/// Whether this is a probe that is being opened.
+#[inline(always)]
+pub fn is_probe(key: &ConnKey) -> bool {
+    // SAFETY: only presence is used.
+    unsafe { PROBES.get(key) }.is_some()
+}
+
+/// Node-wide values.
+#[inline(always)]
+pub fn settings() -> Settings {
+    SETTINGS.get(0).copied().unwrap_or_default()
 }
 
 /// Levels at which pods have their cgroups, as bits.

@@ -1,0 +1,141 @@
+use super::*;
+use serde_json::json;
+
+fn name(namespace: &str, name: &str) -> ObjectName {
+    ObjectName { namespace: namespace.to_owned(), name: name.to_owned() }
+}
+
+fn document(kind: &str, object: &ObjectName, spec: Value) -> Value {
+    let mut metadata = json!({"name": object.name});
+    if !object.namespace.is_empty() {
+        metadata["namespace"] = json!(object.namespace);
+    }
+    json!({"apiVersion": "mesh.hauberk.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+}
+
+fn set(cluster: &mut Cluster, kind: &str, object: &ObjectName, spec: Value) -> Option<String> {
+    let document = document(kind, object, spec);
+    cluster.set_document(kind, object, 1, document).mistakes.as_ref().map(ToString::to_string)
+}
+
+/// A cluster with a Mesh, a node with a range, and an enrolled namespace `shop`.
+fn cluster() -> Cluster {
+    let mut cluster = Cluster::new("hauberk-system");
+    let mesh = json!({"trustDomain": "test", "issuer": {"kubernetes": {}}});
+    assert_eq!(set(&mut cluster, "Mesh", &name("", "mesh"), mesh), None);
+    let shop = Namespace { enrolled: true, may_opt_out: false };
+    cluster.namespaces().insert("shop".to_owned(), shop);
+    cluster.namespaces().insert("free".to_owned(), Namespace { may_opt_out: true, ..shop });
+    cluster.nodes().insert(NodeName::new("a"), Node { pod_ranges: vec!["10.1.1.0/24".parse().unwrap()] });
+    cluster
+}
+
+fn pod(address: &str) -> Pod {
+    Pod {
+        uid: PodUid::parse(&address.replace('.', "-")).unwrap(),
+        node: Some(NodeName::new("a")),
+        service_account: "web".to_owned(),
+        addresses: vec![address.parse().unwrap()],
+        labels: BTreeMap::new(),
+        host_network: false,
+        finished: false,
+        served: true,
+    }
+}
+
+/// What the pods make: the addresses of workloads, and those outside the mesh.
+fn addresses(cluster: &mut Cluster) -> (Vec<String>, Vec<String>) {
+    let config = cluster.config().unwrap();
+    let inside = config.workloads.iter().flat_map(|workload| &workload.addresses).map(ToString::to_string).collect();
+    (inside, config.outside.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn labels_say_who_is_in_the_mesh() {
+    let cluster = cluster();
+    let labelled = |label: Option<&str>, host_network| {
+        let labels = label.map(|label| (ENROLLED_LABEL.to_owned(), label.to_owned())).into_iter().collect();
+        Pod { labels, host_network, ..pod("10.1.1.2") }
+    };
+    for (namespace, label, host_network, expected) in [
+        ("shop", None, false, Membership::In),
+        ("shop", Some("true"), false, Membership::In),
+        ("shop", Some("false"), false, Membership::In),
+        ("free", Some("false"), false, Membership::OptedOut),
+        ("shop", None, true, Membership::HostNetwork),
+        ("other", None, false, Membership::NotLabelled),
+        ("other", Some("false"), false, Membership::NotLabelled),
+        ("other", Some("true"), false, Membership::In),
+        ("kube-system", Some("true"), false, Membership::System),
+        ("hauberk-system", Some("true"), false, Membership::System),
+    ] {
+        let pod = labelled(label, host_network);
+        assert_eq!(cluster.membership(&name(namespace, "web"), &pod), expected, "{namespace} {label:?}");
+    }
+}
+
+#[test]
+fn a_pod_has_its_service_accounts_identity_and_leaves_with_its_end() {
+    let mut cluster = cluster();
+    cluster.pods().insert(name("shop", "web"), pod("10.1.1.2"));
+    cluster.pods().insert(name("other", "job"), pod("10.1.1.3"));
+    let config = cluster.config().unwrap();
+    let [web] = &config.workloads[..] else { panic!("{:?}", config.workloads) };
+    assert_eq!(web.identity.to_string(), "spiffe://test/ns/shop/sa/web");
+    assert_eq!((web.uid.as_str(), web.node.as_str(), web.announced), ("shop/web", "a", true));
+    assert_eq!(config.mesh.pod_ranges, ["10.1.1.0/24".parse().unwrap()]);
+    assert_eq!(addresses(&mut cluster), (vec!["10.1.1.2".to_owned()], vec!["10.1.1.3".to_owned()]));
+    cluster.pods().values_mut().for_each(|pod| pod.finished = true);
+    assert_eq!(addresses(&mut cluster), (vec![], vec![]));
+}
+
+#[test]
+fn an_address_that_two_claim_belongs_to_nobody() {
+    let mut cluster = cluster();
+    cluster.pods().insert(name("shop", "web"), pod("10.1.1.2"));
+    cluster.pods().insert(name("other", "thief"), pod("10.1.1.2"));
+    assert_eq!(addresses(&mut cluster), (vec![], vec![]));
+    assert_eq!(cluster.contested().iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.1.2"]);
+    // Nor can a document take it away.
+    cluster.pods().remove(&name("other", "thief"));
+    let thief = json!({"node": "b", "addresses": ["10.1.1.2"]});
+    assert_eq!(set(&mut cluster, "Workload", &name("other", "thief"), thief), None);
+    assert_eq!(addresses(&mut cluster), (vec![], vec![]));
+}
+
+#[test]
+fn an_address_outside_its_nodes_ranges_counts_as_none() {
+    let mut cluster = cluster();
+    cluster.pods().insert(name("shop", "web"), pod("10.1.2.2"));
+    cluster.pods().insert(name("other", "job"), pod("10.1.2.3"));
+    assert_eq!(addresses(&mut cluster), (vec![], vec![]));
+}
+
+#[test]
+fn a_sandbox_is_known_before_the_api_shows_its_address() {
+    let mut cluster = cluster();
+    let starting = Pod { addresses: Vec::new(), ..pod("10.1.1.2") };
+    cluster.sandboxes().insert(starting.uid.clone(), vec!["10.1.1.9".parse().unwrap()]);
+    cluster.pods().insert(name("shop", "web"), starting);
+    assert_eq!(addresses(&mut cluster).0, ["10.1.1.9"]);
+}
+
+#[test]
+fn a_document_with_a_mistake_leaves_its_last_good_form_in_force() {
+    let mut cluster = cluster();
+    let deny = name("shop", "deny");
+    let spec = json!({"action": "DENY", "rules": [{}]});
+    assert_eq!(set(&mut cluster, "AuthorizationPolicy", &deny, spec), None);
+    let mistakes = set(&mut cluster, "AuthorizationPolicy", &deny, json!({"action": "DNY", "rules": [{}]})).unwrap();
+    assert!(mistakes.starts_with("AuthorizationPolicy shop/deny: spec.action: `DNY` is not one of"), "{mistakes}");
+    assert_eq!(cluster.config().unwrap().authorization.len(), 1);
+    assert_eq!(cluster.verdicts().filter(|verdict| verdict.mistakes.is_some()).count(), 1);
+    cluster.remove_document("AuthorizationPolicy", &deny);
+    assert_eq!(cluster.config().unwrap().authorization.len(), 0);
+}
+
+#[test]
+fn without_a_mesh_there_is_no_configuration() {
+    let error = Cluster::new("hauberk-system").config().unwrap_err().to_string();
+    assert_eq!(error, "no Mesh object in the configuration, exactly one is needed");
+}
