@@ -37,7 +37,7 @@ mod workload;
 use assemble::{Assembly, Place};
 pub use cluster::{Cluster, Membership, Verdict};
 pub use error::{ConfigError, ConfigErrors};
-pub use object::KINDS;
+pub use object::{API_GROUP, API_VERSION, KINDS};
 
 /// One file of YAML documents; with a name in `.crl` revocation lists of CAs in PEM, in `.rego` a policy in Rego.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -12,6 +12,8 @@ use crate::model::cluster::{ObjectName, SERVED_CONDITION};
 use crate::model::workload::PodUid;
 
 pub mod ca;
+mod conditions;
+mod lease;
 
 /// Who writes, in managed fields.
 const FIELD_MANAGER: &str = "hauberk";

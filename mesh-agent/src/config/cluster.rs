@@ -106,9 +106,22 @@ impl Cluster {
         self.documents.keys().filter(|(known, _)| known == kind).map(|(_, name)| name.clone()).collect()
     }
 
-    /// What became of every document.
-    pub fn verdicts(&self) -> impl Iterator<Item = &Verdict> {
-        self.documents.values().map(|document| &document.verdict)
+    /// What became of every document, as of the configuration that was made last: alone, and together with the others.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        let together = match &self.together {
+            Some(Err(ConfigErrors(mistakes))) => &mistakes[..],
+            _ => &[],
+        };
+        let judge = |document: &Document| {
+            let mut verdict = document.verdict.clone();
+            let own = document.good.as_ref().and_then(object::describe);
+            let with_others: Vec<_> = together.iter().filter(|mistake| mistake.object == own).cloned().collect();
+            if verdict.mistakes.is_none() && own.is_some() && !with_others.is_empty() {
+                verdict.mistakes = Some(ConfigErrors(with_others));
+            }
+            verdict
+        };
+        self.documents.values().map(judge).collect()
     }
 
     /// All namespaces, to be changed.

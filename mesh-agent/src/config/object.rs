@@ -16,8 +16,10 @@ use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::revocation::Revocation;
 use crate::model::svid::TrustBundle;
 
+/// The API group of every kind.
+pub const API_GROUP: &str = "mesh.hauberk.dev";
 /// The only version so far.
-const API_VERSION: &str = "mesh.hauberk.dev/v1alpha1";
+pub const API_VERSION: &str = "v1alpha1";
 /// Every kind, with its plural as the Kubernetes API has it.
 pub const KINDS: [(&str, &str); 6] = [
     ("AuthorizationPolicy", "authorizationpolicies"),
@@ -84,7 +86,8 @@ pub(super) fn describe(document: &Value) -> Option<String> {
 }
 
 fn api_version(text: &str) -> Result<(), String> {
-    if text == API_VERSION { Ok(()) } else { Err(format!("`{text}` is not known, expected `{API_VERSION}`")) }
+    let expected = format!("{API_GROUP}/{API_VERSION}");
+    if text == expected { Ok(()) } else { Err(format!("`{text}` is not known, expected `{expected}`")) }
 }
 
 fn kind(text: &str) -> Result<&'static str, String> {

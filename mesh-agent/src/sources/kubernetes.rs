@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::config::{Cluster, ConfigErrors, KINDS, MeshConfig};
+use crate::config::{API_GROUP, API_VERSION, Cluster, ConfigErrors, KINDS, MeshConfig, Verdict};
 use crate::model::cluster::{Namespace, Node, ObjectName, Pod};
 use crate::model::workload::{NodeName, PodUid};
 use crate::state::needs_restart;
@@ -26,8 +26,6 @@ mod read;
 
 use follow::{News, follow};
 
-const GROUP: &str = "mesh.hauberk.dev";
-const VERSION: &str = "v1alpha1";
 /// News that may wait: more, and the watchers wait.
 const QUEUE: usize = 1024;
 /// Changes that come within this time are taken together: a rollout changes hundreds of pods.
@@ -53,6 +51,7 @@ pub struct KubernetesSource {
     missing: BTreeSet<&'static str>,
     in_force: Option<MeshConfig>,
     was_rejected: bool,
+    verdicts: watch::Sender<Vec<Verdict>>,
     _watchers: JoinSet<()>,
 }
 
@@ -64,11 +63,11 @@ impl KubernetesSource {
         let mut missing = BTreeSet::from(["Namespace", "Node", "Pod"]);
         for (kind, plural) in KINDS {
             missing.insert(kind);
-            let gvk = GroupVersionKind::gvk(GROUP, VERSION, kind);
+            let gvk = GroupVersionKind::gvk(API_GROUP, API_VERSION, kind);
             let api: Api<DynamicObject> =
                 Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&gvk, plural));
             let read = move |object: &DynamicObject| {
-                let document = read::document(kind, &format!("{GROUP}/{VERSION}"), object);
+                let document = read::document(kind, &format!("{API_GROUP}/{API_VERSION}"), object);
                 Some((object.metadata.generation.unwrap_or_default(), document))
             };
             let wrap = move |news| Change::Document(kind, news);
@@ -80,7 +79,16 @@ impl KubernetesSource {
         watchers.spawn(follow(Api::all(client.clone()), "Node", node, Change::Node, sender.clone()));
         watchers.spawn(follow(Api::all(client.clone()), "Pod", read::pod, Change::Pod, sender));
         let cluster = Cluster::new(own_namespace);
-        Self { cluster, changes, sandboxes, missing, in_force: None, was_rejected: false, _watchers: watchers }
+        Self {
+            cluster,
+            changes,
+            sandboxes,
+            missing,
+            in_force: None,
+            was_rejected: false,
+            verdicts: watch::Sender::default(),
+            _watchers: watchers,
+        }
     }
 
     /// Waits for the first configuration: everything is listed, and the documents go together.
@@ -101,6 +109,11 @@ impl KubernetesSource {
             }
             self.wait().await;
         }
+    }
+
+    /// What became of every document, always the newest.
+    pub fn verdicts(&self) -> watch::Receiver<Vec<Verdict>> {
+        self.verdicts.subscribe()
     }
 
     /// The objects as they are now.
@@ -154,7 +167,14 @@ impl KubernetesSource {
         if !self.missing.is_empty() {
             return None;
         }
-        let next = match self.cluster.config() {
+        let made = self.cluster.config();
+        let verdicts = self.cluster.verdicts();
+        self.verdicts.send_if_modified(|known| {
+            let is_news = *known != verdicts;
+            *known = verdicts;
+            is_news
+        });
+        let next = match made {
             Ok(next) => next,
             Err(mistakes) => return Some(Err(Rejection::Invalid(mistakes))),
         };

@@ -15,10 +15,12 @@ pub struct Cgroup {
     pub level: u32,
 }
 
-/// The cgroup2 mount, from `/proc/self/mountinfo`.
+/// The mount of the machine's whole cgroup2 hierarchy, from `/proc/self/mountinfo`. In a cgroup namespace of its own a
+/// container sees that as one above the root (cgroup_namespaces(7)).
 pub fn mount_point() -> io::Result<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    parse_mount(&mounts).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 file system is mounted"))
+    let found = parse_mount(&mounts, is_above).or_else(|| parse_mount(&mounts, is_root));
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup2 file system is mounted"))
 }
 
 /// Looks up a cgroup below `mount`.
@@ -35,16 +37,50 @@ pub fn own(mount: &Path) -> io::Result<PathBuf> {
     let text = std::fs::read_to_string("/proc/self/cgroup")?;
     // The unified hierarchy is number 0 (cgroups(7)).
     let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    Ok(mount.join(path))
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    if parse_mount(&mounts, is_above).is_none() {
+        return Ok(mount.join(path));
+    }
+    // The path counts from our namespace's root, of which the mount doesn't tell where it is.
+    let lost = || io::Error::new(io::ErrorKind::NotFound, "the agent's own cgroup is not below the cgroup2 mount");
+    let ours = parse_mount(&mounts, is_root).ok_or_else(lost)?.join(path);
+    find(mount, std::fs::metadata(ours)?.ino())?.ok_or_else(lost)
 }
 
-fn parse_mount(mountinfo: &str) -> Option<PathBuf> {
+/// The cgroup of this id at or below `directory`.
+fn find(directory: &Path, id: u64) -> io::Result<Option<PathBuf>> {
+    if std::fs::metadata(directory)?.ino() == id {
+        return Ok(Some(directory.to_owned()));
+    }
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        match find(&entry.path(), id) {
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found,
+        }
+    }
+    Ok(None)
+}
+
+fn is_root(root: &str) -> bool {
+    root == "/"
+}
+
+fn is_above(root: &str) -> bool {
+    root.strip_prefix('/').is_some_and(|rest| !rest.is_empty() && rest.split('/').all(|part| part == ".."))
+}
+
+fn parse_mount(mountinfo: &str, is_wanted: fn(&str) -> bool) -> Option<PathBuf> {
     // proc_pid_mountinfo(5): fields up to " - ", then type, source, options; field 4 is the root, field 5 the point.
     mountinfo.lines().find_map(|line| {
         let (fields, tail) = line.split_once(" - ")?;
         let mut fields = fields.split(' ').skip(3);
         let (root, point) = (fields.next()?, fields.next()?);
-        (tail.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(point))
+        (tail.starts_with("cgroup2 ") && is_wanted(root)).then(|| PathBuf::from(point))
     })
 }
 
@@ -57,8 +93,26 @@ mod tests {
         let mountinfo = "30 23 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755\n\
             31 30 0:27 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n\
             32 30 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
-        assert_eq!(parse_mount(mountinfo), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        assert_eq!(parse_mount("30 23 0:26 / / rw - ext4 /dev/vda rw\n"), None);
+        assert_eq!(parse_mount(mountinfo, is_root), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(parse_mount("30 23 0:26 / / rw - ext4 /dev/vda rw\n", is_root), None);
+    }
+
+    #[test]
+    fn a_container_with_a_cgroup_namespace_of_its_own_knows_the_machines_mount() {
+        let mountinfo = "40 30 0:27 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw\n\
+            41 30 0:27 /../../.. /host/cgroup ro - cgroup2 cgroup2 rw\n";
+        assert_eq!(parse_mount(mountinfo, is_above), Some(PathBuf::from("/host/cgroup")));
+        assert!(!is_above("/") && !is_above("/../kubepods") && !is_above("/kubepods"));
+    }
+
+    #[test]
+    fn a_cgroup_is_found_by_its_id() {
+        let root = tempfile::tempdir().unwrap();
+        let below = root.path().join("kubepods/pod1/agent");
+        std::fs::create_dir_all(&below).unwrap();
+        let id = std::fs::metadata(&below).unwrap().ino();
+        assert_eq!(find(root.path(), id).unwrap(), Some(below));
+        assert_eq!(find(root.path(), 0).unwrap(), None);
     }
 
     #[test]

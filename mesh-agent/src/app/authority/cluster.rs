@@ -1,22 +1,26 @@
 //! `mesh-agent ca serve --kubernetes`: the CA of a cluster, with its key in a Secret.
 //!
-//! Several replicas may run: each signs with the same key, and whatever it writes says the same as the others' words.
+//! Several replicas may run: each signs with the same key; one of them, which holds a Lease, writes the documents' status.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::{JOURNAL_FILE, listen};
 use crate::app::RunError;
 use crate::app::issuer::{TRUST_BUNDLE, TRUST_BUNDLE_KEY};
 use crate::args::CaServeArgs;
+use crate::config::{KINDS, Verdict};
 use crate::identity::ca::CaTexts;
 use crate::identity::{EmbeddedIssuer, LocalCa};
-use crate::kubernetes::Kubernetes;
 use crate::kubernetes::ca::CaSecret;
+use crate::kubernetes::{Kubernetes, KubernetesError};
 use crate::model::bundle;
+use crate::model::cluster::ObjectName;
 use crate::model::mesh::{IssuerSource, Mesh};
 use crate::signing::Reviewer;
 use crate::signing::server::SigningServer;
@@ -24,6 +28,10 @@ use crate::sources::kubernetes::KubernetesSource;
 
 /// The Secret with the CA.
 const SECRET: &str = "hauberk-ca";
+/// The Lease of the replica that writes documents' status, for how long, and how often it is renewed.
+const LEASE: &str = "hauberk-ca";
+const LEASE_DURATION: Duration = Duration::from_secs(15);
+const LEASE_RENEWAL: Duration = Duration::from_secs(5);
 /// The agents' service account.
 const AGENT: &str = "hauberk-agent";
 
@@ -48,11 +56,12 @@ pub(super) async fn serve(args: &CaServeArgs) -> Result<Infallible, RunError> {
         Some(reviewer(kubernetes.clone())),
     )?;
     let listener = listen(args.listen).await?;
-    let refresh = config.mesh.issuer.refresh;
+    let (refresh, verdicts) = (config.mesh.issuer.refresh, source.verdicts());
     Ok(tokio::select! {
         never = Arc::clone(&server).run(listener, refresh) => never,
         never = follow(source, &server) => never,
         never = keep(&kubernetes, &issuer, refresh) => never,
+        never = judge(&kubernetes, verdicts) => never,
     })
 }
 
@@ -101,6 +110,51 @@ async fn follow(mut source: KubernetesSource, server: &SigningServer) -> Infalli
     }
 }
 
+/// Writes into each document's status what became of it, while this replica leads.
+async fn judge(kubernetes: &Kubernetes, mut verdicts: watch::Receiver<Vec<Verdict>>) -> Infallible {
+    // The pod's name, which no other replica has.
+    let holder = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut told: HashMap<(String, ObjectName), Verdict> = HashMap::new();
+    let mut was_leading = false;
+    loop {
+        let judged = async {
+            let leads = kubernetes.hold_lease(LEASE, &holder, LEASE_DURATION).await?;
+            if leads && !was_leading {
+                tracing::info!(holder, "leads: writes the documents' status");
+                told.clear();
+            }
+            was_leading = leads;
+            let known = |told: &(String, ObjectName), news: &[Verdict]| {
+                news.iter().any(|verdict| (&verdict.kind, &verdict.name) == (&told.0, &told.1))
+            };
+            let news = if leads { verdicts.borrow_and_update().clone() } else { Vec::new() };
+            told.retain(|key, _| known(key, &news));
+            for verdict in news {
+                let key = (verdict.kind.clone(), verdict.name.clone());
+                if told.get(&key) == Some(&verdict) {
+                    continue;
+                }
+                let plural = KINDS.iter().find(|(kind, _)| *kind == verdict.kind).map_or("", |(_, plural)| plural);
+                match kubernetes.judge(&verdict, plural).await {
+                    Ok(()) => drop(told.insert(key, verdict)),
+                    Err(error) if error.is_about_a_gone_object() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok::<_, KubernetesError>(())
+        };
+        if let Err(error) = judged.await {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "the documents' status can't be written now");
+            sleep(LEASE_RENEWAL).await;
+        }
+        tokio::select! {
+            () = sleep(LEASE_RENEWAL) => {}
+            Ok(()) = verdicts.changed() => {}
+        }
+    }
+}
+
 /// Takes the Secret's CA when it changes, and lets the agents know the roots.
 async fn keep(kubernetes: &Kubernetes, issuer: &EmbeddedIssuer, refresh: Duration) -> Infallible {
     let mut known = String::new();
@@ -120,6 +174,6 @@ async fn keep(kubernetes: &Kubernetes, issuer: &EmbeddedIssuer, refresh: Duratio
             let error: &dyn std::error::Error = &error;
             tracing::error!(error, "the cluster's CA can't be looked at; it stays as it was");
         }
-        tokio::time::sleep(refresh).await;
+        sleep(refresh).await;
     }
 }

@@ -129,9 +129,26 @@ fn a_document_with_a_mistake_leaves_its_last_good_form_in_force() {
     let mistakes = set(&mut cluster, "AuthorizationPolicy", &deny, json!({"action": "DNY", "rules": [{}]})).unwrap();
     assert!(mistakes.starts_with("AuthorizationPolicy shop/deny: spec.action: `DNY` is not one of"), "{mistakes}");
     assert_eq!(cluster.config().unwrap().authorization.len(), 1);
-    assert_eq!(cluster.verdicts().filter(|verdict| verdict.mistakes.is_some()).count(), 1);
+    assert_eq!(refused(&cluster), ["deny"]);
     cluster.remove_document("AuthorizationPolicy", &deny);
     assert_eq!(cluster.config().unwrap().authorization.len(), 0);
+}
+
+fn refused(cluster: &Cluster) -> Vec<String> {
+    let refused = cluster.verdicts().into_iter().filter(|verdict| verdict.mistakes.is_some());
+    refused.map(|verdict| verdict.name.name).collect()
+}
+
+#[test]
+fn documents_that_do_not_go_together_are_refused_by_name() {
+    let mut cluster = cluster();
+    let stranger = json!({"spiffeIds": ["spiffe://elsewhere/ns/a/sa/b"]});
+    assert_eq!(set(&mut cluster, "Revocation", &name("", "stranger"), stranger), None);
+    cluster.config().unwrap_err();
+    assert_eq!(refused(&cluster), ["stranger"]);
+    cluster.remove_document("Revocation", &name("", "stranger"));
+    cluster.config().unwrap();
+    assert_eq!(refused(&cluster), [""; 0]);
 }
 
 #[test]
