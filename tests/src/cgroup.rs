@@ -34,7 +34,8 @@ pub fn remove(path: &Path) -> Result<()> {
     })
 }
 
-fn remove_tree(path: &Path) -> std::io::Result<()> {
+/// Removes the directories at and below `path`, which must be empty of processes.
+pub fn remove_tree(path: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(path)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

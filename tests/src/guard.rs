@@ -14,13 +14,15 @@ use rustix::mount::{UnmountFlags, unmount};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::cgroup;
+use crate::{cgroup, cluster};
 
 /// One thing on the machine that must go away again.
 #[derive(Debug)]
 pub enum Undo {
     /// A cgroup with all below it; its processes are killed.
     Cgroup(PathBuf),
+    /// The Kubernetes cluster of this machine.
+    Cluster,
     /// A directory with all below it.
     Dir(PathBuf),
     /// A mount.
@@ -133,6 +135,7 @@ impl Undo {
     fn run(&self) -> Result<()> {
         match self {
             Undo::Cgroup(path) => cgroup::remove(path),
+            Undo::Cluster => cluster::remove(),
             Undo::Dir(path) => missing_is_fine(std::fs::remove_dir_all(path)),
             Undo::Mount(path) => detach(path),
             Undo::Netns(path) => {

@@ -29,6 +29,17 @@ impl Netns {
         Ok(Self { name: name.to_owned(), path })
     }
 
+    /// Makes the namespace, for good.
+    pub fn make_lasting(name: &str) -> Result<Self> {
+        run_ip(&["netns", "add", name], "")?;
+        Ok(Self::existing(name))
+    }
+
+    /// A namespace that somebody else has made.
+    pub fn existing(name: &str) -> Self {
+        Self { name: name.to_owned(), path: Path::new("/run/netns").join(name) }
+    }
+
     /// The name that `ip netns` shows.
     pub fn name(&self) -> &str {
         &self.name

@@ -45,21 +45,21 @@ impl Options {
 
 /// Builds the agent; fails if its eBPF object is a stub.
 pub(crate) fn build(release: bool) -> Result<Built> {
-    let built = build_once(release)?;
+    let built = run(agent_command(release))?;
     if !is_stub(&built.object)? {
         return Ok(built);
     }
     // Left from a time without a toolchain: cargo cannot see everything that brings one (rustup's nightly).
     process::run(workspace::cargo().args(["clean", "--package", "mesh-agent"]))?;
-    let built = build_once(release)?;
+    let built = run(agent_command(release))?;
     if is_stub(&built.object)? {
         bail!("the agent has a stub for its eBPF object: `cargo xtask setup` installs the toolchain");
     }
     Ok(built)
 }
 
-fn build_once(release: bool) -> Result<Built> {
-    let mut command = agent_command(release);
+/// Runs a build of the agent that may have more arguments than [`agent_command`]. Only a debug build gives a stub.
+pub(crate) fn run(mut command: Command) -> Result<Built> {
     // Cargo itself says where things are: no guess at target directories.
     command.args(["--message-format", "json-render-diagnostics"]).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let shown = describe(&command);

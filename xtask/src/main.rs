@@ -10,9 +10,11 @@ use clap::Parser;
 mod bench;
 mod build;
 mod ci;
+mod cluster;
 mod demo;
 mod doctor;
 mod fuzz;
+mod image;
 mod process;
 mod setup;
 mod sys;
@@ -28,9 +30,11 @@ enum Command {
     Bench(bench::Options),
     Build(build::Options),
     Ci(ci::Options),
+    Cluster(cluster::Options),
     Demo(demo::Options),
     Doctor(doctor::Options),
     Fuzz(fuzz::Options),
+    Image(image::Options),
     Setup(setup::Options),
     Test(test::Options),
     Tidy(tidy::Options),
@@ -50,9 +54,11 @@ impl Command {
             Self::Bench(options) => options.run(),
             Self::Build(options) => options.run(),
             Self::Ci(options) => options.run(),
+            Self::Cluster(options) => options.run(),
             Self::Demo(options) => options.run(),
             Self::Doctor(options) => options.run(),
             Self::Fuzz(options) => options.run(),
+            Self::Image(options) => options.run(),
             Self::Setup(options) => options.run(),
             Self::Test(options) => options.run(),
             Self::Tidy(options) => options.run(),

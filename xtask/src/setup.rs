@@ -16,7 +16,9 @@ pub(crate) mod tools;
 
 mod debian;
 
-use tools::{BENCH_TOOLS, BUILD_TOOLS, EMULATOR, EMULATOR_COMPANIONS, RUN_TOOLS, Tool, VM_TOOLS};
+use tools::{
+    BENCH_TOOLS, BUILD_TOOLS, CLUSTER_TOOLS, CNI_PLUGINS, EMULATOR, EMULATOR_COMPANIONS, RUN_TOOLS, Tool, VM_TOOLS,
+};
 
 /// Install what the build, the tests and the demo need
 #[derive(clap::Args)]
@@ -33,6 +35,8 @@ pub(crate) enum Purpose {
     Bench,
     /// Also run the native tests in virtual machines.
     Vm,
+    /// Also run a Kubernetes cluster.
+    Cluster,
 }
 
 impl Options {
@@ -78,6 +82,10 @@ fn missing_tools(purpose: Purpose) -> Vec<&'static Tool> {
     }
     if purpose == Purpose::Bench {
         missing.extend(tools::missing(&BENCH_TOOLS, find));
+    }
+    if purpose == Purpose::Cluster {
+        missing.extend(tools::missing(&CLUSTER_TOOLS, find));
+        missing.extend((!std::path::Path::new(CNI_PLUGINS.program).exists()).then_some(&CNI_PLUGINS));
     }
     if purpose == Purpose::Vm {
         missing.extend(tools::missing(&VM_TOOLS, find));

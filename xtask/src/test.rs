@@ -19,7 +19,7 @@ pub(crate) use tier::{NATIVE_BUILD, Tier};
 /// Run the test tiers that this machine can run
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// The tiers to run (lint, unit, fuzz, vm, native, soak), all but the soak if none is named; after `vm` the kernels
+    /// The tiers to run (lint, unit, fuzz, vm, kubernetes, native, soak), all but the soak if none is named; after `vm` the kernels
     /// (6.1, 6.12, latest)
     wanted: Vec<Wanted>,
     /// Run only this file of tests/tests in the VM; may be repeated
@@ -117,7 +117,7 @@ fn describe(plan: &[Planned]) -> String {
             None => format!("runs; budget {} min, killed after {} min", tier.budget_min(), tier.limit_min()),
             Some(reason) => format!("SKIPPED: {reason}"),
         };
-        format!("tier {tier:<6} {state}")
+        format!("tier {tier:<10} {state}")
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -168,7 +168,7 @@ mod tests {
     fn a_skipped_tier_is_named_with_its_reason() {
         let plan = plan(&[], |tier| (tier == Tier::Native).then(|| "needs root".to_owned()));
         let text = describe(&plan);
-        assert!(text.contains("tier native SKIPPED: needs root"), "{text}");
-        assert!(text.contains("tier unit   runs; budget"), "{text}");
+        assert!(text.contains("tier native     SKIPPED: needs root"), "{text}");
+        assert!(text.contains("tier unit       runs; budget"), "{text}");
     }
 }

@@ -16,7 +16,13 @@ pub struct Authority {
 impl Authority {
     /// A self-signed root, valid for an hour.
     pub fn root(common_name: &str) -> Self {
-        let (key, draft) = (Key::new(), Draft::ca(common_name));
+        Self::root_with(common_name, |_| ())
+    }
+
+    /// A self-signed root, as `edit` makes it.
+    pub fn root_with(common_name: &str, edit: impl FnOnce(&mut Draft)) -> Self {
+        let (key, mut draft) = (Key::new(), Draft::ca(common_name));
+        edit(&mut draft);
         let certificate = draft.sign(&key, &draft.subject, &key);
         Self { key, subject: draft.subject, certificate, above: Vec::new() }
     }
@@ -56,7 +62,7 @@ impl Authority {
 
     /// Its private key in PEM.
     pub fn key_pem(&self) -> String {
-        pem::encode(&Pem::new("PRIVATE KEY", self.key.private()))
+        self.key.pem()
     }
 
     pub(crate) fn key(&self) -> &Key {

@@ -47,11 +47,16 @@ pub(crate) fn bits(bytes: &[u8]) -> Vec<u8> {
 
 /// A name with one attribute, the common name; none if it is empty.
 pub(crate) fn name(common_name: &str) -> Vec<u8> {
-    if common_name.is_empty() {
-        return sequence(&[]);
-    }
-    let value = tlv(0x0c, &[common_name.as_bytes()]);
-    sequence(&[&tlv(0x31, &[&sequence(&[&oid(&[2, 5, 4, 3]), &value])])])
+    subject("", common_name)
+}
+
+/// A name of those of its two attributes that aren't empty.
+pub(crate) fn subject(organization: &str, common_name: &str) -> Vec<u8> {
+    let attribute = |arcs: &[u32], value: &str| match value {
+        "" => Vec::new(),
+        value => tlv(0x31, &[&sequence(&[&oid(arcs), &tlv(0x0c, &[value.as_bytes()])])]),
+    };
+    sequence(&[&attribute(&[2, 5, 4, 10], organization), &attribute(&[2, 5, 4, 3], common_name)])
 }
 
 /// A UTCTime: good until 2049.

@@ -1,5 +1,6 @@
 //! A certificate before it is signed: every part can be bent (RFC 5280 §4.1).
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use crate::der::{bits, name, oid, sequence, tlv, utc_time};
@@ -26,6 +27,7 @@ pub(crate) const CRL_SIGN: u8 = 0x02;
 pub(crate) enum Name<'a> {
     Dns(&'a str),
     Uri(&'a [u8]),
+    Address(IpAddr),
 }
 
 #[derive(Clone, Debug)]
@@ -71,7 +73,7 @@ impl Draft {
         draft
     }
 
-    fn empty(common_name: &str) -> Self {
+    pub(crate) fn empty(common_name: &str) -> Self {
         let mut draft = Self {
             version: Some(2),
             algorithms: [ECDSA_SHA256; 2],
@@ -126,6 +128,8 @@ impl Draft {
             .map(|name| match name {
                 Name::Dns(text) => tlv(0x82, &[text.as_bytes()]),
                 Name::Uri(bytes) => tlv(0x86, &[bytes]),
+                Name::Address(IpAddr::V4(address)) => tlv(0x87, &[&address.octets()]),
+                Name::Address(IpAddr::V6(address)) => tlv(0x87, &[&address.octets()]),
             })
             .collect();
         self.set(SUBJECT_ALT_NAME, true, sequence(&[&names.concat()]));

@@ -33,6 +33,11 @@ impl Key {
         signature.as_bytes().to_vec()
     }
 
+    /// PKCS #8 in PEM.
+    pub(crate) fn pem(&self) -> String {
+        pem::encode(&pem::Pem::new("PRIVATE KEY", self.private()))
+    }
+
     /// PKCS #8 DER.
     pub(crate) fn private(&self) -> Vec<u8> {
         self.0.to_pkcs8_der().expect("write a P-256 key").as_bytes().to_vec()

@@ -8,9 +8,11 @@ mod case;
 mod chains;
 mod der;
 mod draft;
+mod endpoint;
 mod key;
 mod leaves;
 
 pub use authority::Authority;
 pub use case::{Case, Roles, cases};
 pub use draft::Draft;
+pub use endpoint::{Pair, key_pair};

@@ -6,8 +6,10 @@ use anyhow::Result;
 use crate::process::{self, say};
 
 /// Packages that bring a service, which Debian starts on installation; the name is the unit's too.
-const SERVICES: [(&str, &str); 4] = [
+const SERVICES: [(&str, &str); 6] = [
+    ("containerd", "containerd.service"),
     ("haproxy", "haproxy.service"),
+    ("nftables", "nftables.service"),
     ("nginx-light", "nginx.service"),
     ("prometheus", "prometheus.service"),
     ("redis-server", "redis-server.service"),

@@ -42,6 +42,21 @@ pub(crate) const VM_TOOLS: [Tool; 3] = [
     tool("modprobe", "kmod", "says which modules a guest needs, and loads them there"),
 ];
 
+/// What the Kubernetes cluster runs besides.
+pub(crate) const CLUSTER_TOOLS: [Tool; 7] = [
+    tool("busybox", "busybox-static", "the nodes' first process, and what is in test images"),
+    tool("containerd", "containerd", "runs the pods"),
+    tool("ctr", "containerd", "imports images"),
+    tool("nft", "nftables", "what kube-proxy writes its rules with"),
+    tool("runc", "runc", "starts the containers"),
+    tool("setsid", "util-linux", "starts what outlives the command"),
+    tool("unshare", "util-linux", "makes the nodes' namespaces"),
+];
+
+/// Plugins are not in PATH: the package is told by one of them.
+pub(crate) const CNI_PLUGINS: Tool =
+    tool("/usr/lib/cni/bridge", "containernetworking-plugins", "gives pods their interfaces");
+
 /// What boots kernels. Debian 12's own QEMU 7.2 has crashed under these tests; its backports have 10.
 pub(crate) const EMULATOR: Tool = tool("qemu-system-x86_64", "qemu-system-x86", "boots other kernels");
 

@@ -4,7 +4,7 @@ use std::{fmt, process::Command, time::Instant};
 use anyhow::Result;
 
 use crate::{
-    build, fuzz, process,
+    build, cluster, fuzz, image, process,
     setup::{self, Purpose},
     vm, workspace,
 };
@@ -22,13 +22,16 @@ pub(crate) enum Tier {
     Vm,
     /// Real eBPF programs between network namespaces; needs root.
     Native,
+    /// A real Kubernetes cluster; needs root and Go.
+    Kubernetes,
     /// Half an hour of mixed traffic and restarts; needs root.
     Soak,
 }
 
 impl Tier {
     /// In the order they run: cheap ones first, and a tier with test results last.
-    pub(crate) const ALL: [Self; 6] = [Self::Lint, Self::Unit, Self::Fuzz, Self::Vm, Self::Native, Self::Soak];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Lint, Self::Unit, Self::Fuzz, Self::Vm, Self::Kubernetes, Self::Native, Self::Soak];
 
     /// Minutes that the tier should take on two cores, after the first build of the dependencies.
     pub(crate) fn budget_min(self) -> u64 {
@@ -37,6 +40,7 @@ impl Tier {
             Self::Unit => 3,
             Self::Fuzz => 3,
             Self::Vm => 15,
+            Self::Kubernetes => 5,
             Self::Native => 6,
             Self::Soak => soak_min() + 10,
         }
@@ -49,6 +53,8 @@ impl Tier {
             Self::Unit => 20,
             Self::Fuzz => 20,
             Self::Vm => 60,
+            // Kubernetes itself is built first.
+            Self::Kubernetes => 45,
             Self::Native => 30,
             Self::Soak => soak_min() + 25,
         }
@@ -61,10 +67,11 @@ impl Tier {
             Self::Unit => None,
             Self::Fuzz => lacks(Purpose::Build),
             Self::Vm => vm::obstacle().or_else(|| lacks(Purpose::Vm)),
-            Self::Native | Self::Soak if !rustix::process::geteuid().is_root() => {
+            Self::Kubernetes | Self::Native | Self::Soak if !rustix::process::geteuid().is_root() => {
                 Some("needs root: namespaces and eBPF".to_owned())
             }
             Self::Native | Self::Soak => lacks(Purpose::Run),
+            Self::Kubernetes => cluster::obstacle().or_else(|| lacks(Purpose::Cluster)),
         }
     }
 
@@ -82,6 +89,7 @@ impl Tier {
                 fuzz::run_all(FUZZ_SECONDS)
             }
             Self::Native => with_agent(&NATIVE_BUILD, &NATIVE_RUN, deadline),
+            Self::Kubernetes => on_cluster(deadline),
             Self::Soak => with_agent(&SOAK, &SOAK_RUN, deadline),
         }
     }
@@ -93,6 +101,16 @@ fn with_agent(tests: &[&str], run: &[&str], deadline: Instant) -> Result<()> {
     // The build is done: this only asks where the agent is and that its object is real.
     let built = build::build(true)?;
     process::run_until(cargo(tests).args(run).env("MESH_AGENT_BIN", built.agent), deadline)
+}
+
+/// Tests that bring up a cluster.
+fn on_cluster(deadline: Instant) -> Result<()> {
+    let built = cluster::build()?;
+    let archive = image::default_archive()?;
+    let image = image::write(&image::default_name(), &archive)?;
+    let mut tests = cargo(&KUBERNETES);
+    tests.env("MESH_CLUSTER_PROGRAM", built.program).env("MESH_IMAGE", image.archive);
+    process::run_until(tests.env("MESH_CLUSTER_IMAGES", std::env::join_paths(built.images)?), deadline)
 }
 
 /// How long the soak will take, by the variable that tells it.
@@ -112,6 +130,16 @@ pub(crate) const NATIVE_BUILD: [&str; 8] =
     ["test", "--locked", "--release", "--package=mesh-tests", "--lib", "--tests", "--features", "native"];
 // One test at a time: they share two cores with the agents that they wait for.
 const NATIVE_RUN: [&str; 2] = ["--", "--test-threads=1"];
+const KUBERNETES: [&str; 8] = [
+    "test",
+    "--locked",
+    "--release",
+    "--package=mesh-tests",
+    "--test=cluster",
+    "--features=kubernetes",
+    "--",
+    "--test-threads=1",
+];
 // What it measured is worth reading.
 const SOAK: [&str; 9] = [
     "test",
@@ -130,6 +158,7 @@ impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Fuzz => "fuzz",
+            Self::Kubernetes => "kubernetes",
             Self::Lint => "lint",
             Self::Native => "native",
             Self::Soak => "soak",

@@ -1,0 +1,150 @@
+//! The agent as an OCI image: one static program and nothing else, the same bytes from the same commit.
+//!
+//! Static, with glibc: no library has to be gathered and none can be missing; musl's allocator would cost what the data path gains.
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, Result, bail};
+use mesh_tests::oci::{Entry, Image};
+
+use crate::{
+    build,
+    process::say,
+    setup::{self, Purpose},
+    workspace,
+};
+
+mod sbom;
+
+/// Make an OCI image archive of the agent, with an SBOM beside it
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The archive; the SBOM gets the same name with `.cdx.json`. Default: below cargo's target directory
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The image's name and tag
+    #[arg(long, default_value_t = default_name())]
+    name: String,
+}
+
+/// An image that was written.
+pub(crate) struct Written {
+    /// The archive.
+    pub(crate) archive: PathBuf,
+    /// The image's digest.
+    pub(crate) digest: String,
+}
+
+impl Options {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        setup::ensure(Purpose::Build)?;
+        let out = self.out.clone().map_or_else(default_archive, Ok)?;
+        let written = write(&self.name, &out)?;
+        say(format_args!("image: {}, {}\narchive: {}", self.name, written.digest, written.archive.display()));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What the image is called if nobody says how.
+pub(crate) fn default_name() -> String {
+    format!("localhost/mesh-agent:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Where the archive is if nobody says where.
+pub(crate) fn default_archive() -> Result<PathBuf> {
+    Ok(workspace::target()?.join("image/mesh-agent.tar"))
+}
+
+/// Builds the agent and writes its image and its SBOM.
+pub(crate) fn write(name: &str, archive: &Path) -> Result<Written> {
+    let target = host()?;
+    let agent = build::run(static_build(&target)?)?.agent;
+    let sbom = sbom::document(&target)?;
+    let (bytes, digest) = image(name, Entry::program(&agent)?, sbom.clone()).archive()?;
+    if let Some(directory) = archive.parent() {
+        fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    }
+    for (path, bytes) in [(archive.with_extension("cdx.json"), &sbom), (archive.to_owned(), &bytes)] {
+        fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(Written { archive: archive.to_owned(), digest })
+}
+
+fn image(name: &str, agent: Entry, sbom: Vec<u8>) -> Image {
+    let labels = [("title", "mesh-agent"), ("version", env!("CARGO_PKG_VERSION")), ("licenses", "Apache-2.0")];
+    Image {
+        reference: name.to_owned(),
+        entrypoint: vec!["/bin/mesh-agent".to_owned()],
+        labels: labels.map(|(key, value)| (format!("org.opencontainers.image.{key}"), value.to_owned())).into(),
+        files: BTreeMap::from([("bin/mesh-agent".to_owned(), agent), ("tmp".to_owned(), Entry::Scratch)]),
+        attached: vec![(sbom::MEDIA_TYPE.to_owned(), sbom)],
+    }
+}
+
+/// The machine's own target, named: then flags for the agent don't reach what runs during the build.
+fn host() -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).arg("-vV").output().context("start rustc")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+    if !host.ends_with("-linux-gnu") {
+        bail!("the image is made of glibc's static library, and this is {host}");
+    }
+    Ok(host.to_owned())
+}
+
+/// The build, in whose result nothing says where or when it was made.
+fn static_build(target: &str) -> Result<Command> {
+    let places = [
+        (workspace::root().display().to_string(), "/hauberk"),
+        (workspace::target()?.display().to_string(), "/target"),
+        (cargo_home()?.display().to_string(), "/cargo"),
+    ];
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned(), "-Cstrip=debuginfo".to_owned()];
+    // The last that fits wins in rustc, and the target directory is usually inside the workspace.
+    flags.extend(places.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")));
+    let c_flags: Vec<_> = places.iter().map(|(from, to)| format!("-ffile-prefix-map={from}={to}")).collect();
+    let mut command = build::agent_command(true);
+    command.args(["--target", target]).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    command.env(format!("CFLAGS_{}", target.replace('-', "_")), c_flags.join(" "));
+    command.env("SOURCE_DATE_EPOCH", "0");
+    Ok(command)
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    let default = || std::env::home_dir().map(|home| home.join(".cargo"));
+    std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(default).context("cargo has no home")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_build_hides_where_it_was_made_from_both_compilers() {
+        let shown = ebpf_build::describe(&static_build("x86_64-unknown-linux-gnu").unwrap());
+        let root = workspace::root();
+        for expected in [
+            format!("--remap-path-prefix={}=/hauberk", root.display()),
+            format!("-ffile-prefix-map={}=/hauberk", root.display()),
+            "+crt-static".to_owned(),
+            "--locked".to_owned(),
+        ] {
+            assert!(shown.contains(&expected), "{expected} in {shown}");
+        }
+    }
+
+    #[test]
+    fn the_image_has_the_agent_and_a_scratch_directory_alone() {
+        let image = image("x/agent:1", Entry::Program(b"agent".to_vec()), b"{}".to_vec());
+        assert_eq!(image.files.keys().collect::<Vec<_>>(), ["bin/mesh-agent", "tmp"]);
+        assert_eq!(
+            mesh_tests::oci::digest(b""),
+            "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
+    }
+}
