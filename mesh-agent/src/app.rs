@@ -28,7 +28,7 @@ use crate::sources::file::LoadError;
 use crate::state::MeshState;
 use crate::store;
 use crate::sys::netns::Netns;
-use crate::sys::{cgroup, harden};
+use crate::sys::{cgroup, harden, pod};
 use crate::telemetry::Metrics;
 use crate::telemetry::audit::AuditHandle;
 use crate::telemetry::metrics::Views;
@@ -159,7 +159,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let state = MeshState::new(source.first().clone());
     let node = NodeName::new(&args.node);
     let mount = cgroup::mount_point().map_err(|source| cgroup_error(Path::new("/proc/self/mountinfo"), source))?;
-    let root = args.cgroup_root.clone().unwrap_or_else(|| mount.clone());
+    let root = cgroup_root(&args, &mount)?;
     check_placement(&state, &node, &mount, &root)?;
     let data_paths = Arc::new(choose_data_paths(&state)?);
     let svids = Arc::new(SvidManager::new(issuer::of_agent(state.mesh(), &node, kubernetes.as_ref())?));
@@ -342,13 +342,20 @@ fn check_placement(state: &MeshState, node: &NodeName, mount: &Path, root: &Path
     Err(RunError::Placement { own, problem })
 }
 
-/// Where systemd runs the kubelet.
-const KUBELET_SERVICE: &str = "system.slice/kubelet.service";
+/// The cgroup that holds the agent and its pods: what is configured, or in a pod what the kubelet calls its root, or all.
+fn cgroup_root(args: &RunArgs, mount: &Path) -> Result<PathBuf, RunError> {
+    if let Some(root) = &args.cgroup_root {
+        return Ok(root.clone());
+    }
+    let own = cgroup::own(mount).map_err(|source| cgroup_error(Path::new("/proc/self/cgroup"), source))?;
+    let above = args.kubernetes.then(|| pod::root_above(&own)).flatten();
+    Ok(above.unwrap_or(mount).to_owned())
+}
 
 /// Tells the kernel whose connections are probes. Without a kubelet, nobody's are.
 fn attest_probes(maps: &Maps, configured: Option<&Path>, mount: &Path, root: &Path) -> Result<(), RunError> {
-    let usual = root.join(KUBELET_SERVICE);
-    let Some(path) = configured.or_else(|| usual.is_dir().then_some(&*usual)) else {
+    let found = pod::kubelet(mount, root).map_err(|source| cgroup_error(Path::new("/proc"), source))?;
+    let Some(path) = configured.or(found.as_deref()) else {
         return Ok(maps.set_prober(0, 0, 0)?);
     };
     let cgroup = cgroup::lookup(mount, path).map_err(|source| cgroup_error(path, source))?;

@@ -88,11 +88,10 @@ pub struct RunArgs {
     /// This node's name: workloads with this `spec.node` are served.
     #[arg(long, env = "HAUBERK_NODE")]
     pub node: String,
-    /// Cgroup that holds the agent and its pods [default: the cgroup2 mount].
+    /// Cgroup that holds the agent and its pods [default: the cgroup2 mount; in a pod, what is above `kubepods`].
     #[arg(long, env = "HAUBERK_CGROUP_ROOT", value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
-    /// Cgroup of the kubelet: its probes reach applications in every mode [default: system.slice/kubelet.service below the
-    /// cgroup root, if it is there].
+    /// Cgroup of the kubelet: its probes reach applications in every mode [default: that of the process `kubelet`].
     #[arg(long, env = "HAUBERK_KUBELET_CGROUP", value_name = "DIR")]
     pub kubelet_cgroup: Option<PathBuf>,
     /// Directory for pins, on a bpf file system.

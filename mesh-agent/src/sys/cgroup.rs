@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A cgroup's id and depth.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,11 +32,35 @@ pub fn lookup(mount: &Path, path: &Path) -> io::Result<Cgroup> {
     Ok(Cgroup { id: std::fs::metadata(path)?.ino(), level })
 }
 
+/// A process' cgroup, as a path below `mount`.
+pub fn of_process(mount: &Path, pid: u32) -> io::Result<PathBuf> {
+    let path = listed(&pid.to_string())?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    if parse_mount(&mounts, is_above).is_none() {
+        return Ok(mount.join(path));
+    }
+    // Elsewhere than below our namespace's root it begins with `..`.
+    let mut below = own(mount)?;
+    for part in Path::new(&path).components() {
+        if part != Component::ParentDir {
+            below.push(part);
+        } else if !below.pop() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("no cgroup: {path}")));
+        }
+    }
+    Ok(below)
+}
+
+/// What a process' entry in procfs says, from our cgroup namespace's root on.
+fn listed(process: &str) -> io::Result<String> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/cgroup"))?;
+    // The unified hierarchy is number 0 (cgroups(7)).
+    Ok(text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().to_owned())
+}
+
 /// This process' own cgroup, as a path below `mount`.
 pub fn own(mount: &Path) -> io::Result<PathBuf> {
-    let text = std::fs::read_to_string("/proc/self/cgroup")?;
-    // The unified hierarchy is number 0 (cgroups(7)).
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let path = listed("self")?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     if parse_mount(&mounts, is_above).is_none() {
         return Ok(mount.join(path));

@@ -36,6 +36,34 @@ pub fn cgroup(root: &Path, uid: &str) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
+/// The cgroup that the pods of the node are below, seen from one of its own pods: that above `kubepods`. `None`: `own` is
+/// no pod's.
+pub fn root_above(own: &Path) -> Option<&Path> {
+    let is_kubepods = |path: &&Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.strip_suffix(".slice").unwrap_or(&name);
+        name == "kubepods" || name.ends_with("-kubepods")
+    };
+    own.ancestors().find(is_kubepods)?.parent()
+}
+
+/// The cgroup of the node's kubelet: of the process with that name that is in no pod. `None`: there is none to be seen.
+pub fn kubelet(mount: &Path, root: &Path) -> io::Result<Option<PathBuf>> {
+    for entry in entries(Path::new("/proc"))? {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if name.trim_end() != "kubelet" {
+            continue;
+        }
+        // Anybody can call himself so; but only a pod's process is in a pod's cgroup, and only the machine's elsewhere.
+        let Ok(cgroup) = super::cgroup::of_process(mount, pid) else { continue };
+        if cgroup != root && root_above(&cgroup).is_none() && cgroup.starts_with(root) {
+            return Ok(Some(cgroup));
+        }
+    }
+    Ok(None)
+}
+
 /// The network namespace of the processes of a pod's `cgroup`.
 pub fn netns(cgroup: &Path) -> io::Result<Netns> {
     let mut processes = Vec::new();
@@ -106,6 +134,16 @@ mod tests {
     use super::*;
 
     const UID: &str = "0e6ae9a4-1c4b-4d1e-8a43-1f3a5c2d9b10";
+
+    #[test]
+    fn the_root_is_above_kubepods() {
+        let root = |own: &str| root_above(Path::new(own)).map(|path| path.display().to_string());
+        assert_eq!(root("/sys/fs/cgroup/kubepods/burstable/pod1/c"), Some("/sys/fs/cgroup".to_owned()));
+        assert_eq!(root("/c/node-1/kubepods/pod1"), Some("/c/node-1".to_owned()));
+        assert_eq!(root("/c/kubepods.slice/kubepods-pod1.slice/x.scope"), Some("/c".to_owned()));
+        assert_eq!(root("/c/kubelet.slice/kubelet-kubepods.slice/y"), Some("/c/kubelet.slice".to_owned()));
+        assert_eq!(root("/c/system.slice/kubelet.service"), None);
+    }
 
     #[test]
     fn both_cgroup_drivers_and_every_class_of_service_are_found() {
