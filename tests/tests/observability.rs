@@ -74,3 +74,21 @@ fn prometheus_scrapes(agent: &Agent) -> Result<()> {
     wait("sum(mesh_handshake_seconds_count)", "2")?;
     wait("mesh_config_in_force", "1")
 }
+
+const ALERTS: &str = include_str!("../../deploy/components/monitoring/rules.yaml");
+const ALERTS_TEST: &str = include_str!("../../deploy/components/monitoring/rules.test.yaml");
+
+#[test]
+#[cfg_attr(not(feature = "native"), ignore = "needs promtool: cargo xtask test native")]
+fn alerts_fire_when_they_should_and_not_before() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    // The operator's object has Prometheus' own file in its spec.
+    let (_, spec) = ALERTS.split_once("\nspec:\n").context("no spec")?;
+    let rules: String = spec.lines().map(|line| line.strip_prefix("  ").unwrap_or(line).to_owned() + "\n").collect();
+    std::fs::write(directory.path().join("rules"), rules)?;
+    std::fs::write(directory.path().join("test.yaml"), ALERTS_TEST)?;
+    let mut promtool = std::process::Command::new("promtool");
+    let tested = promtool.args(["test", "rules", "test.yaml"]).current_dir(directory.path()).output()?;
+    ensure!(tested.status.success(), "{}", String::from_utf8_lossy(&tested.stderr));
+    Ok(())
+}
