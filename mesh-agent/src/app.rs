@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::DropGuard;
 
@@ -15,7 +16,7 @@ use crate::args::RunArgs;
 use crate::bpf::{BpfError, Kernel, Maps};
 use crate::identity::SvidManager;
 use crate::identity::ca::{CaError, CaFileError};
-use crate::kubernetes::KubernetesError;
+use crate::kubernetes::{Kubernetes, KubernetesError};
 use crate::model::budget::Budget;
 use crate::model::kernel::{KernelDefect, defects_of, parse_version};
 use crate::model::mesh::CipherSuite;
@@ -218,8 +219,12 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     });
     tasks.spawn(report_denials(maps));
     let watching = Arc::clone(&metrics);
-    tasks.spawn(async move { match source.run(publisher, watching).await {} });
+    let (uninstall, uninstalled) = watch::channel(false);
+    tasks.spawn(async move { match source.run(publisher, watching, uninstall).await {} });
     if let Some(kubernetes) = kubernetes {
+        let (own_pod, bpffs, ready) = (args.pod, args.bpffs, Arc::clone(&readiness));
+        let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled);
+        tasks.spawn(async move { match withdrawn.await? {} });
         let announced = source::announce(kubernetes, Arc::clone(&readiness));
         tasks.spawn(async move { match announced.await {} });
     }
@@ -239,6 +244,26 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
 
     let limit = Duration::from_secs(args.drain_timeout);
     serve_until_signal(&mut tasks, &drain, limit).await
+}
+
+/// The labels of the agents' pods.
+const AGENTS: &str = "app.kubernetes.io/name=hauberk-agent";
+/// The namespace of the mesh's own parts, as the manifests have it.
+const NAMESPACE: &str = "hauberk-system";
+
+/// Takes the mesh off every node of a cluster.
+pub async fn uninstall_cluster() -> Result<(), KubernetesError> {
+    let kubernetes = Kubernetes::connect().await?.in_namespace(NAMESPACE);
+    let mut said = Vec::new();
+    let say = |left: &[String]| {
+        if said != left {
+            tracing::info!(agents = left.join(", "), "waiting for the nodes of");
+            said = left.to_vec();
+        }
+    };
+    kubernetes.uninstall(AGENTS, say).await?;
+    tracing::info!("no node has anything of the mesh; now delete its objects: kubectl delete -k deploy/");
+    Ok(())
 }
 
 /// Until a signal comes and the connections have ended, or a task ends that should not.

@@ -91,6 +91,9 @@ pub struct RunArgs {
     /// Cgroup that holds the agent and its pods [default: the cgroup2 mount; in a pod, what is above `kubepods`].
     #[arg(long, env = "HAUBERK_CGROUP_ROOT", value_name = "DIR")]
     pub cgroup_root: Option<PathBuf>,
+    /// Name of the agent's own pod, in whose status it says that it has withdrawn from the node.
+    #[arg(long, env = "HAUBERK_POD", value_name = "NAME", requires = "kubernetes")]
+    pub pod: Option<String>,
     /// Cgroup of the kubelet: its probes reach applications in every mode [default: that of the process `kubelet`].
     #[arg(long, env = "HAUBERK_KUBELET_CGROUP", value_name = "DIR")]
     pub kubelet_cgroup: Option<PathBuf>,
@@ -296,6 +299,9 @@ pub struct SvidArgs {
 /// For `uninstall`.
 #[derive(Args, Debug)]
 pub struct UninstallArgs {
+    /// Take the mesh off every node of the Kubernetes cluster, and wait until it is off; then delete its objects.
+    #[arg(long)]
+    pub kubernetes: bool,
     /// Directory of the pins.
     #[arg(long, env = "HAUBERK_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/hauberk")]
     pub bpffs: PathBuf,

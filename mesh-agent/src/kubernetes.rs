@@ -1,20 +1,25 @@
 //! What the mesh asks of a Kubernetes API server, and writes there. What it follows is in `sources::kubernetes`.
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
 use kube::{Api, Client, Config};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::time::sleep;
 
-use crate::model::cluster::{ObjectName, SERVED_CONDITION};
+use crate::model::cluster::{ObjectName, SERVED_CONDITION, UNINSTALL_LABEL, WITHDRAWN_CONDITION};
 use crate::model::workload::PodUid;
 
 pub mod ca;
 mod conditions;
 mod lease;
 
+/// How often it is asked who is left.
+const POLL: Duration = Duration::from_millis(500);
 /// Who writes, in managed fields.
 const FIELD_MANAGER: &str = "hauberk";
 /// Extra information of a token that is bound to a pod: the node that the pod runs on (since Kubernetes 1.32).
@@ -60,6 +65,11 @@ impl Kubernetes {
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).map_err(api("set up the client"))?;
         Ok(Self { client, namespace })
+    }
+
+    /// With the mesh's own parts elsewhere than where a kubeconfig points.
+    pub fn in_namespace(self, namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..self }
     }
 
     /// For watchers.
@@ -137,18 +147,53 @@ impl Kubernetes {
         uid: &PodUid,
         why_not: Option<&str>,
     ) -> Result<(), KubernetesError> {
-        let what = format!("write the status of the pod {}/{}", name.namespace, name.name);
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &name.namespace);
-        let now = Timestamp::now().to_string();
         let (status, reason) = if why_not.is_none() { ("True", "Served") } else { ("False", "NotServed") };
         let condition = json!({
             "type": SERVED_CONDITION, "status": status, "reason": reason, "message": why_not.unwrap_or_default(),
-            "lastTransitionTime": now,
         });
         // The uid makes it a conflict where another pod has the name by now.
-        let patch = json!({"metadata": {"uid": uid.as_str()}, "status": {"conditions": [condition]}});
+        self.set_condition(name, &json!({"uid": uid.as_str()}), condition).await
+    }
+
+    /// Says in the status of our own pod that nothing of the mesh is left on its node.
+    pub async fn announce_withdrawal(&self, own_pod: &str) -> Result<(), KubernetesError> {
+        let name = ObjectName { namespace: self.namespace.clone(), name: own_pod.to_owned() };
+        let condition = json!({"type": WITHDRAWN_CONDITION, "status": "True", "reason": "Uninstalled"});
+        self.set_condition(&name, &json!({}), condition).await
+    }
+
+    async fn set_condition(
+        &self,
+        name: &ObjectName,
+        metadata: &Value,
+        mut condition: Value,
+    ) -> Result<(), KubernetesError> {
+        let what = format!("write the status of the pod {}/{}", name.namespace, name.name);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &name.namespace);
+        condition["lastTransitionTime"] = json!(Timestamp::now().to_string());
+        let patch = json!({"metadata": metadata, "status": {"conditions": [condition]}});
         pods.patch_status(&name.name, &PatchParams::default(), &Patch::Strategic(patch)).await.map_err(api(&what))?;
         Ok(())
+    }
+
+    /// Takes the mesh off every node: labels our namespace, and waits until each of our agents says that it has withdrawn.
+    /// Calls `say` with the names of those that haven't.
+    pub async fn uninstall(&self, agents: &str, mut say: impl FnMut(&[String])) -> Result<(), KubernetesError> {
+        let what = format!("label the namespace {}", self.namespace);
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let label = json!({"metadata": {"labels": {UNINSTALL_LABEL: "true"}}});
+        namespaces.patch(&self.namespace, &PatchParams::default(), &Patch::Merge(label)).await.map_err(api(&what))?;
+        let selector = ListParams::default().labels(agents);
+        loop {
+            let pods = self.own::<Pod>().list(&selector).await.map_err(api("list the agents"))?;
+            let left = pods.items.into_iter().filter(|pod| !is_withdrawn(pod)).filter_map(|pod| pod.metadata.name);
+            let left: Vec<_> = left.collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            say(&left);
+            sleep(POLL).await;
+        }
     }
 
     /// Makes the Mesh of this YAML document unless the cluster has one. Returns whether it did.
@@ -176,6 +221,11 @@ impl Kubernetes {
     {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
+}
+
+fn is_withdrawn(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == WITHDRAWN_CONDITION && condition.status == "True")
 }
 
 fn applied() -> PatchParams {

@@ -69,6 +69,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             runtime()?.block_on(export::export(&ca, &id, &args.out))?;
         }
         Command::Probe => print(&app::describe_probe()?)?,
+        Command::Uninstall(args) if args.kubernetes => runtime()?.block_on(app::uninstall_cluster())?,
         Command::Uninstall(args) => Kernel::uninstall(&args.bpffs)?,
     }
     Ok(ExitCode::SUCCESS)

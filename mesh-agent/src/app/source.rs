@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::RunError;
 use crate::args::RunArgs;
+use crate::bpf::{BpfError, Kernel};
 use crate::config::MeshConfig;
-use crate::kubernetes::Kubernetes;
+use crate::kubernetes::{Kubernetes, KubernetesError};
 use crate::model::cluster::ObjectName;
 use crate::model::workload::{PodUid, WorkloadUid};
 use crate::pod::{Readiness, Sandboxes};
@@ -58,7 +61,12 @@ impl Source {
     }
 
     /// Publishes each good configuration and reports each that isn't, for ever.
-    pub(super) async fn run(self, publisher: Publisher, metrics: Arc<Metrics>) -> Infallible {
+    pub(super) async fn run(
+        self,
+        publisher: Publisher,
+        metrics: Arc<Metrics>,
+        uninstall: watch::Sender<bool>,
+    ) -> Infallible {
         let mut source = match self {
             Self::Directory(watch) => return watch.run(publisher, metrics).await,
             Self::Cluster { source, .. } => source,
@@ -73,6 +81,9 @@ impl Source {
                         tracing::info!(target: "audit", workloads, "changed configuration taken");
                     }
                     publisher.publish(MeshState::new(taken.config));
+                    uninstall.send_if_modified(|known| {
+                        std::mem::replace(known, source.cluster().is_uninstalled()) != source.cluster().is_uninstalled()
+                    });
                 }
                 Err(rejection) => {
                     tracing::error!(target: "audit", reason = %rejection, "changed configuration rejected");
@@ -81,6 +92,40 @@ impl Source {
             }
         }
     }
+}
+
+/// Once the mesh shall leave every node and this one's workloads have left it: removes what is pinned in `bpffs`, and says
+/// so in the status of the agent's own pod. Then the agent has nothing left to do; a new one would begin anew.
+pub(super) async fn withdraw(
+    kubernetes: Kubernetes,
+    own_pod: Option<String>,
+    bpffs: PathBuf,
+    readiness: Arc<Readiness>,
+    mut uninstall: watch::Receiver<bool>,
+) -> Result<Infallible, BpfError> {
+    let mut changes = readiness.changes();
+    while !(*uninstall.borrow_and_update() && readiness.stages().is_empty()) {
+        tokio::select! {
+            Ok(()) = uninstall.changed() => {}
+            Ok(()) = changes.changed() => {}
+            else => std::future::pending().await,
+        }
+    }
+    Kernel::uninstall(&bpffs)?;
+    tracing::info!(target: "audit", "withdrew the mesh from this node");
+    while let Some(own_pod) = &own_pod {
+        match kubernetes.announce_withdrawal(own_pod).await {
+            Ok(()) => break,
+            Err(error) => warn_of(&error),
+        }
+        sleep(ANNOUNCE_AGAIN).await;
+    }
+    std::future::pending().await
+}
+
+fn warn_of(error: &KubernetesError) {
+    let error: &dyn std::error::Error = error;
+    tracing::warn!(error, "the withdrawal can't be announced yet");
 }
 
 /// Says in the status of each of the node's pods how far it is, for ever.

@@ -32,6 +32,8 @@ pub enum Membership {
     HostNetwork,
     /// It belongs to the cluster or to the mesh itself.
     System,
+    /// The mesh is on its way out.
+    Uninstalled,
 }
 
 /// What became of one document.
@@ -149,8 +151,16 @@ impl Cluster {
         &self.contested
     }
 
+    /// Whether the mesh shall leave every node.
+    pub fn is_uninstalled(&self) -> bool {
+        self.namespaces.get(&self.own_namespace).is_some_and(|own| own.uninstall)
+    }
+
     /// Whether a pod is in the mesh.
     pub fn membership(&self, name: &ObjectName, pod: &Pod) -> Membership {
+        if self.is_uninstalled() {
+            return Membership::Uninstalled;
+        }
         if name.namespace == SYSTEM_NAMESPACE || name.namespace == self.own_namespace {
             return Membership::System;
         }

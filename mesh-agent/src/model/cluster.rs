@@ -11,6 +11,10 @@ use super::workload::{NodeName, PodUid};
 pub const ENROLLED_LABEL: &str = "mesh.hauberk.dev/enrolled";
 /// On a namespace: `allowed` lets a pod's own label take it out of the mesh.
 pub const OPT_OUT_LABEL: &str = "mesh.hauberk.dev/opt-out";
+/// On the mesh's own namespace: `true` takes every node out of the mesh.
+pub const UNINSTALL_LABEL: &str = "mesh.hauberk.dev/uninstall";
+/// The condition of an agent's own Pod by which it says that nothing of the mesh is left on its node.
+pub const WITHDRAWN_CONDITION: &str = "mesh.hauberk.dev/Withdrawn";
 /// The condition of a Pod by which its node's agent says that it is served.
 pub const SERVED_CONDITION: &str = "mesh.hauberk.dev/Served";
 
@@ -51,6 +55,8 @@ pub struct Namespace {
     pub enrolled: bool,
     /// What [`OPT_OUT_LABEL`] says.
     pub may_opt_out: bool,
+    /// What [`UNINSTALL_LABEL`] says.
+    pub uninstall: bool,
 }
 
 /// A node.

@@ -23,7 +23,7 @@ fn cluster() -> Cluster {
     let mut cluster = Cluster::new("hauberk-system");
     let mesh = json!({"trustDomain": "test", "issuer": {"kubernetes": {}}});
     assert_eq!(set(&mut cluster, "Mesh", &name("", "mesh"), mesh), None);
-    let shop = Namespace { enrolled: true, may_opt_out: false };
+    let shop = Namespace { enrolled: true, ..Namespace::default() };
     cluster.namespaces().insert("shop".to_owned(), shop);
     cluster.namespaces().insert("free".to_owned(), Namespace { may_opt_out: true, ..shop });
     cluster.nodes().insert(NodeName::new("a"), Node { pod_ranges: vec!["10.1.1.0/24".parse().unwrap()] });
@@ -72,6 +72,16 @@ fn labels_say_who_is_in_the_mesh() {
         let pod = labelled(label, host_network);
         assert_eq!(cluster.membership(&name(namespace, "web"), &pod), expected, "{namespace} {label:?}");
     }
+}
+
+#[test]
+fn a_label_on_the_meshs_own_namespace_takes_everybody_out() {
+    let mut cluster = cluster();
+    cluster.pods().insert(name("shop", "web"), pod("10.1.1.2"));
+    let own = Namespace { uninstall: true, ..Namespace::default() };
+    cluster.namespaces().insert("hauberk-system".to_owned(), own);
+    assert_eq!(cluster.membership(&name("shop", "web"), &pod("10.1.1.2")), Membership::Uninstalled);
+    assert_eq!(addresses(&mut cluster), (vec![], vec!["10.1.1.2".to_owned()]));
 }
 
 #[test]

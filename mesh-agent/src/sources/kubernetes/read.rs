@@ -7,7 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
-use crate::model::cluster::{ENROLLED_LABEL, Namespace, Node, OPT_OUT_LABEL, ObjectName, Pod, SERVED_CONDITION};
+use crate::model::cluster::{
+    ENROLLED_LABEL, Namespace, Node, OPT_OUT_LABEL, ObjectName, Pod, SERVED_CONDITION, UNINSTALL_LABEL,
+};
 use crate::model::workload::{NodeName, PodUid};
 
 /// Phases in which a pod's containers have ended for good.
@@ -45,7 +47,11 @@ pub(super) fn pod(pod: &v1::Pod) -> Option<Pod> {
 /// A namespace, by its labels.
 pub(super) fn namespace(labels: Option<&BTreeMap<String, String>>) -> Namespace {
     let is = |label: &str, value: &str| labels.and_then(|labels| labels.get(label)).is_some_and(|held| held == value);
-    Namespace { enrolled: is(ENROLLED_LABEL, "true"), may_opt_out: is(OPT_OUT_LABEL, "allowed") }
+    Namespace {
+        enrolled: is(ENROLLED_LABEL, "true"),
+        may_opt_out: is(OPT_OUT_LABEL, "allowed"),
+        uninstall: is(UNINSTALL_LABEL, "true"),
+    }
 }
 
 /// A node.
