@@ -83,7 +83,7 @@ impl Cluster {
         let authority = pki::Pki::make(state)?;
         network::make(plan.nodes)?;
         let control = Control::start(&program, &authority)?;
-        let nodes: Vec<_> = (1..=plan.nodes).map(Node::new).collect();
+        let nodes = Node::all(1..=plan.nodes)?;
         std::thread::scope(|scope| {
             let starting: Vec<_> =
                 nodes.iter().map(|node| scope.spawn(|| node.boot(&authority, &plan.images))).collect();
@@ -106,7 +106,7 @@ impl Cluster {
     pub fn find() -> Result<Self> {
         let program = components::kept(Path::new(STATE));
         ensure!(program.is_file(), "no cluster runs here: `cargo xtask cluster up`");
-        let nodes: Vec<_> = (1..=MOST_NODES).map(Node::new).filter(Node::exists).collect();
+        let nodes: Vec<_> = Node::all(1..=MOST_NODES)?.into_iter().filter(Node::exists).collect();
         for node in &nodes {
             node.init().with_context(|| format!("{} is dead: `cargo xtask cluster down`", node.name()))?;
         }

@@ -29,6 +29,9 @@ pub(crate) struct Options {
     /// The image's name and tag
     #[arg(long, default_value_t = default_name())]
     name: String,
+    /// Build it once more, elsewhere and from nothing, and fail if the bytes differ
+    #[arg(long)]
+    verify: bool,
 }
 
 /// An image that was written.
@@ -44,6 +47,9 @@ impl Options {
         setup::ensure(Purpose::Build)?;
         let out = self.out.clone().map_or_else(default_archive, Ok)?;
         let written = write(&self.name, &out)?;
+        if self.verify {
+            verify(&self.name, &written)?;
+        }
         say(format_args!("image: {}, {}\narchive: {}", self.name, written.digest, written.archive.display()));
         Ok(ExitCode::SUCCESS)
     }
@@ -61,17 +67,49 @@ pub(crate) fn default_archive() -> Result<PathBuf> {
 
 /// Builds the agent and writes its image and its SBOM.
 pub(crate) fn write(name: &str, archive: &Path) -> Result<Written> {
-    let target = host()?;
-    let agent = build::run(static_build(&target)?)?.agent;
-    let sbom = sbom::document(&target)?;
-    let (bytes, digest) = image(name, Entry::program(&agent)?, sbom.clone()).archive()?;
+    let made = make(name, &workspace::target()?)?;
     if let Some(directory) = archive.parent() {
         fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     }
-    for (path, bytes) in [(archive.with_extension("cdx.json"), &sbom), (archive.to_owned(), &bytes)] {
+    for (path, bytes) in [(archive.with_extension("cdx.json"), &made.sbom), (archive.to_owned(), &made.archive)] {
         fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
     }
-    Ok(Written { archive: archive.to_owned(), digest })
+    Ok(Written { archive: archive.to_owned(), digest: made.digest })
+}
+
+/// An image in memory.
+struct Made {
+    archive: Vec<u8>,
+    digest: String,
+    sbom: Vec<u8>,
+}
+
+fn make(name: &str, target_directory: &Path) -> Result<Made> {
+    let target = host()?;
+    let agent = build::run(static_build(&target, target_directory)?)?.agent;
+    let sbom = sbom::document(&target)?;
+    let (archive, digest) = image(name, Entry::program(&agent)?, sbom.clone()).archive()?;
+    Ok(Made { archive, digest, sbom })
+}
+
+/// Fails if another build gives other bytes than `first`.
+fn verify(name: &str, first: &Written) -> Result<()> {
+    let elsewhere = workspace::target()?.join("image/again");
+    if elsewhere.exists() {
+        fs::remove_dir_all(&elsewhere).with_context(|| format!("remove {}", elsewhere.display()))?;
+    }
+    let second = make(name, &elsewhere)?;
+    let archive = fs::read(&first.archive).with_context(|| format!("read {}", first.archive.display()))?;
+    if archive != second.archive {
+        bail!(
+            "built again it is another image: {}, then {}; {} is left",
+            first.digest,
+            second.digest,
+            elsewhere.display()
+        );
+    }
+    say("built again it has the same bytes");
+    fs::remove_dir_all(&elsewhere).with_context(|| format!("remove {}", elsewhere.display()))
 }
 
 fn image(name: &str, agent: Entry, sbom: Vec<u8>) -> Image {
@@ -98,10 +136,10 @@ fn host() -> Result<String> {
 }
 
 /// The build, in whose result nothing says where or when it was made.
-fn static_build(target: &str) -> Result<Command> {
+fn static_build(target: &str, target_directory: &Path) -> Result<Command> {
     let places = [
         (workspace::root().display().to_string(), "/hauberk"),
-        (workspace::target()?.display().to_string(), "/target"),
+        (target_directory.display().to_string(), "/target"),
         (cargo_home()?.display().to_string(), "/cargo"),
     ];
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned(), "-Cstrip=debuginfo".to_owned()];
@@ -109,7 +147,10 @@ fn static_build(target: &str) -> Result<Command> {
     flags.extend(places.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")));
     let c_flags: Vec<_> = places.iter().map(|(from, to)| format!("-ffile-prefix-map={from}={to}")).collect();
     let mut command = build::agent_command(true);
-    command.args(["--target", target]).env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    command
+        .args(["--target", target, "--target-dir"])
+        .arg(target_directory)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     command.env(format!("CFLAGS_{}", target.replace('-', "_")), c_flags.join(" "));
     command.env("SOURCE_DATE_EPOCH", "0");
     Ok(command)
@@ -126,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_build_hides_where_it_was_made_from_both_compilers() {
-        let shown = ebpf_build::describe(&static_build("x86_64-unknown-linux-gnu").unwrap());
+        let shown = ebpf_build::describe(&static_build("x86_64-unknown-linux-gnu", Path::new("/t")).unwrap());
         let root = workspace::root();
         for expected in [
             format!("--remap-path-prefix={}=/hauberk", root.display()),

@@ -18,12 +18,19 @@ const SOURCES: [&str; 3] = ["go.mod", "go.sum", "main.go"];
 pub struct Go(PathBuf);
 
 impl Go {
-    /// Go, if it is installed. Any release from 1.21 on fetches the one that go.mod asks for.
+    /// Go, if it is installed and new enough to fetch the release that go.mod asks for.
     pub fn find() -> Option<Self> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut places = std::env::split_paths(&path).map(|directory| directory.join("go")).chain([GO_HOME.into()]);
-        places.find(|place| place.is_file()).map(Self)
+        places.find(|place| is_new_enough(place)).map(Self)
     }
+}
+
+fn is_new_enough(go: &Path) -> bool {
+    let Ok(output) = Command::new(go).args(["env", "GOVERSION"]).output() else { return false };
+    let version = String::from_utf8_lossy(&output.stdout);
+    let mut numbers = version.trim().trim_start_matches("go").split('.').map(|part| part.parse::<u32>().ok());
+    matches!((numbers.next(), numbers.next()), (Some(Some(1)), Some(Some(21..))))
 }
 
 /// The program for the module in `sources`, kept below `cache`; `None` if it has to be built first.

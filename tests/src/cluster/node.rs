@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -30,11 +31,14 @@ pub struct Node {
 }
 
 impl Node {
-    pub(super) fn new(number: u8) -> Self {
-        let name = format!("node-{number}");
-        // Only a machine without cgroup2 has no such path; then nothing can start anyway.
-        let cgroup = runner::cgroup_root().unwrap_or_default().join(&name);
-        Self { number, directory: Path::new(STATE).join(&name), cgroup, name }
+    /// The nodes of these numbers, whether they run or not.
+    pub(super) fn all(numbers: RangeInclusive<u8>) -> Result<Vec<Self>> {
+        let root = runner::cgroup_root()?;
+        let node = |number| {
+            let name = format!("node-{number}");
+            Self { number, directory: Path::new(STATE).join(&name), cgroup: root.join(&name), name }
+        };
+        Ok(numbers.map(node).collect())
     }
 
     /// Its name in Kubernetes.

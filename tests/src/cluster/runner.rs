@@ -11,8 +11,9 @@ use super::NAME;
 use crate::cgroup;
 use crate::wait::{LIMIT, wait_until};
 
-/// The shell moves itself and becomes the program.
-const JOIN: &str = r#"echo $$ > "$1/cgroup.procs" || exit 126; shift; exec "$@""#;
+/// The shell moves itself before it forks: once it has ended, the program is in the cgroup. In a session of its own no terminal's end and no
+/// Ctrl-C reaches it.
+const JOIN: &str = r#"echo $$ > "$1/cgroup.procs" || exit 126; shift; exec setsid --fork "$@""#;
 
 /// The cluster's part of cgroup2.
 pub(super) fn cgroup_root() -> Result<PathBuf> {
@@ -38,9 +39,8 @@ pub(super) fn start<A: AsRef<OsStr>>(cgroup: &Path, log: &Path, command: impl In
     make_cgroup(cgroup)?;
     let output = File::options().create(true).append(true).open(log);
     let output = output.with_context(|| format!("open {}", log.display()))?;
-    // A session of its own: no terminal's end and no Ctrl-C reaches it.
-    let mut starter = Command::new("setsid");
-    starter.args(["--fork", "sh", "-c", JOIN, "sh"]).arg(cgroup).args(command);
+    let mut starter = Command::new("sh");
+    starter.args(["-c", JOIN, "sh"]).arg(cgroup).args(command);
     starter.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let status = starter.status().with_context(|| format!("start {starter:?}"))?;
     ensure!(status.success(), "{starter:?}: {status}");

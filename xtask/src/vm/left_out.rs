@@ -8,12 +8,13 @@ const TOO_BIG: &str = "too big for emulation; with --long, or named with --test,
 const NO_KERNEL: &str = "nothing in it depends on the kernel; with --long, or named with --test, it runs";
 
 /// A file of tests, and why it is left out of an everyday run.
-pub(super) const FILES: [(&str, &str); 17] = [
+pub(super) const FILES: [(&str, &str); 18] = [
     ("apps", TOO_BIG),
     ("audit", NO_KERNEL),
     ("bounds", TOO_BIG),
     ("clients", TOO_BIG),
     ("cli", NO_KERNEL),
+    ("cluster", "the kubernetes tier runs it"),
     ("demo", TOO_BIG),
     ("federation", NO_KERNEL),
     ("hostile", NO_KERNEL),
