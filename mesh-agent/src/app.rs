@@ -39,6 +39,7 @@ pub mod authority;
 pub mod check;
 pub mod inspect;
 pub mod issuer;
+pub mod schema;
 
 pub use audit::verify_audit;
 use inspect::Sources;

@@ -10,6 +10,7 @@ use clap::Parser;
 mod bench;
 mod build;
 mod ci;
+mod crds;
 mod demo;
 mod doctor;
 mod fuzz;
@@ -28,6 +29,7 @@ enum Command {
     Bench(bench::Options),
     Build(build::Options),
     Ci(ci::Options),
+    Crds(crds::Options),
     Demo(demo::Options),
     Doctor(doctor::Options),
     Fuzz(fuzz::Options),
@@ -50,6 +52,7 @@ impl Command {
             Self::Bench(options) => options.run(),
             Self::Build(options) => options.run(),
             Self::Ci(options) => options.run(),
+            Self::Crds(options) => options.run(),
             Self::Demo(options) => options.run(),
             Self::Doctor(options) => options.run(),
             Self::Fuzz(options) => options.run(),
