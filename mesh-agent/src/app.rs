@@ -41,6 +41,7 @@ pub mod authority;
 pub mod check;
 pub mod inspect;
 pub mod issuer;
+pub mod schema;
 mod source;
 
 pub use audit::verify_audit;

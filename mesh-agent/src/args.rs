@@ -52,6 +52,8 @@ pub enum Command {
     /// Look at configuration and policy without an agent.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Print the JSON Schema of documents, or the CustomResourceDefinitions for Kubernetes.
+    Schema(SchemaArgs),
     /// Look at an audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -74,6 +76,17 @@ pub struct PolicyCheckArgs {
     /// The directory (*.yaml, *.yml).
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
+}
+
+/// For `schema`.
+#[derive(Args, Debug)]
+pub struct SchemaArgs {
+    /// The kind, such as Workload; upper and lower case don't matter. Without it: any document, or all definitions.
+    #[arg(value_name = "KIND")]
+    pub kind: Option<String>,
+    /// Print CustomResourceDefinitions in YAML instead.
+    #[arg(long)]
+    pub crds: bool,
 }
 
 /// Where an agent finds things.

@@ -108,7 +108,10 @@ fn read(assembly: &mut Assembly, mut place: Place, document: &Value) {
     place.object = object::describe(document);
     let report = Report::default();
     let object = object::lower(document, &report);
-    assembly.refuse(report.into_mistakes().into_iter().map(|(field, reason)| place.mistake(field, reason)));
+    let mistakes = report.into_mistakes();
+    #[cfg(test)]
+    tests::api::a_right_document_fits(document, &mistakes);
+    assembly.refuse(mistakes.into_iter().map(|(field, reason)| place.mistake(field, reason)));
     if document["kind"] == "Mesh" {
         assembly.saw_mesh(&place);
     }

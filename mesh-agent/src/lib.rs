@@ -3,6 +3,7 @@
 //! Modules are in reading order, lower layers first; imports point down only (ARCHITECTURE.md).
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod model;
 
 pub mod config;

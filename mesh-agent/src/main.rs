@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::Parser;
 use mesh_agent::app::check::ExplainError;
 use mesh_agent::app::inspect::View;
+use mesh_agent::app::schema::SchemaError;
 use mesh_agent::app::{self, RunError, authority};
 use mesh_agent::args::audit::{AuditCommand, AuditVerifyArgs};
 use mesh_agent::args::inspect::InspectArgs;
@@ -28,7 +29,9 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
-            let misconfigured = matches!(error.downcast_ref(), Some(RunError::Config(_))) || error.is::<ExplainError>();
+            let misconfigured = matches!(error.downcast_ref(), Some(RunError::Config(_)))
+                || error.is::<ExplainError>()
+                || error.is::<SchemaError>();
             ExitCode::from(if misconfigured { 2 } else { 1 })
         }
     }
@@ -60,6 +63,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             print(&explained.text)?;
             return Ok(ExitCode::from(explained.code));
         }
+        Command::Schema(args) => print(&app::schema::schema(args.kind.as_deref(), args.crds)?)?,
         Command::Audit(AuditCommand::Verify(args)) => return verify(&args),
         Command::Ca(command) => run_ca(command)?,
         Command::Svid(args) => {

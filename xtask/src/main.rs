@@ -11,6 +11,7 @@ mod bench;
 mod build;
 mod ci;
 mod cluster;
+mod crds;
 mod demo;
 mod doctor;
 mod fuzz;
@@ -31,6 +32,7 @@ enum Command {
     Build(build::Options),
     Ci(ci::Options),
     Cluster(cluster::Options),
+    Crds(crds::Options),
     Demo(demo::Options),
     Doctor(doctor::Options),
     Fuzz(fuzz::Options),
@@ -55,6 +57,7 @@ impl Command {
             Self::Build(options) => options.run(),
             Self::Ci(options) => options.run(),
             Self::Cluster(options) => options.run(),
+            Self::Crds(options) => options.run(),
             Self::Demo(options) => options.run(),
             Self::Doctor(options) => options.run(),
             Self::Fuzz(options) => options.run(),

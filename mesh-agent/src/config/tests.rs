@@ -8,6 +8,7 @@ use crate::model::mesh::{
     CaFiles, CipherSuite, IssuerSettings, IssuerSource, KeyExchange, MtlsMode, SvidSettings, Timeouts, TlsSettings,
 };
 
+pub(super) mod api;
 mod federation;
 mod issuer;
 mod policy;

@@ -34,6 +34,30 @@ pub(super) struct Fields<'a> {
     report: &'a Report,
 }
 
+/// The fields that a walker asked for, so that a test can compare them with `api`.
+#[cfg(test)]
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) path: String,
+    pub(super) known: Vec<String>,
+    pub(super) elsewhere: Vec<(String, String)>,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Of this thread, since somebody took them.
+    pub(super) static SEEN: RefCell<Vec<Seen>> = const { RefCell::new(Vec::new()) };
+}
+
+#[cfg(test)]
+impl Seen {
+    fn note(path: &str, known: &[&str], elsewhere: &[(&str, &str)]) {
+        let known = known.iter().map(|name| (*name).to_owned()).collect();
+        let elsewhere = elsewhere.iter().map(|(name, why)| ((*name).to_owned(), (*why).to_owned())).collect();
+        SEEN.with_borrow_mut(|seen| seen.push(Self { path: path.to_owned(), known, elsewhere }));
+    }
+}
+
 impl<'a> Node<'a> {
     /// The whole document.
     pub(super) fn root(value: &'a Value, report: &'a Report) -> Self {
@@ -53,6 +77,8 @@ impl<'a> Node<'a> {
     /// As [`Node::object`]; `elsewhere` are fields that other products have here, each with what to do instead.
     pub(super) fn object_explaining(&self, known: &[&str], elsewhere: &[(&str, &str)]) -> Option<Fields<'a>> {
         let fields = self.any_object()?;
+        #[cfg(test)]
+        Seen::note(&self.path, known, elsewhere);
         for name in fields.map.keys().filter(|name| !known.contains(&name.as_str())) {
             let explained = elsewhere.iter().find(|(other, _)| other == name).map(|(_, why)| (*why).to_owned());
             let hint = || closest(name, known).map(|field| format!(", did you mean `{field}`?")).unwrap_or_default();

@@ -62,7 +62,7 @@ struct Held<G> {
 
 /// Who carries a pod's connections.
 enum Carried<G> {
-    /// Nobody yet: they wait in the listeners' queues.
+    /// Nobody yet: they wait in the listeners' queues, or are refused where there are none.
     Waiting(Vec<(Direction, TcpListener)>),
     /// Whoever gave this.
     By { _until_dropped: G },
@@ -199,7 +199,13 @@ where
         match svid {
             Ok(svid) => {
                 let (workload, netns) = (Arc::clone(&held.workload), Arc::clone(&held.netns));
-                let listeners = std::mem::take(listeners);
+                let mut listeners = std::mem::take(listeners);
+                if listeners.is_empty() {
+                    listeners = match enrol::open_listeners(&self.kernel.maps(), &workload, &netns, held.number) {
+                        Ok(listeners) => listeners,
+                        Err(error) => return self.stay_held(held, &error),
+                    };
+                }
                 let enrolled = Enrolled { workload, number: held.number, netns, listeners, svid };
                 held.carried = Carried::By { _until_dropped: (self.start)(enrolled) };
                 tracing::info!(target: "audit", workload = %uid, id = %id, "workload enrolled");
@@ -207,13 +213,19 @@ where
                 true
             }
             Err(error) => {
-                let why = chain(&error);
-                if self.readiness.set(&held.workload, Stage::Held(why.clone()), &self.metrics) {
-                    tracing::warn!(workload = %uid, error = why, "workload held without an SVID");
-                }
-                false
+                // Nobody knows for how long: from now on connections are refused, and those that wait are reset.
+                listeners.clear();
+                self.stay_held(held, &error)
             }
         }
+    }
+
+    fn stay_held(&self, held: &Held<G>, error: &dyn std::error::Error) -> bool {
+        let why = chain(error);
+        if self.readiness.set(&held.workload, Stage::Held(why.clone()), &self.metrics) {
+            tracing::warn!(workload = %held.workload.uid, error = why, "workload held, but not served");
+        }
+        false
     }
 
     fn withdraw(&mut self, maps: &Maps, numbers: &mut Numbers, cookie: u64) -> Result<(), BpfError> {

@@ -3,7 +3,7 @@ use super::{Violation, paths::SourcePath};
 
 /// The modules of each layer; imports point to lower ones.
 const LAYERS: [&[&str]; 6] = [
-    &["model"],
+    &["api", "model"],
     &["config", "policy", "state"],
     &["store", "sys", "telemetry"],
     &["bpf", "identity", "kubernetes", "opa", "tls"],

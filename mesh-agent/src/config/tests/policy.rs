@@ -8,7 +8,7 @@ use crate::model::policy::{Action, Condition, Loosener, Pattern, PolicyName};
 const AUTHORIZATION: &str = "AuthorizationPolicy";
 const AUTHENTICATION: &str = "PeerAuthentication";
 
-fn document(kind: &str, spec: &str) -> String {
+pub(super) fn document(kind: &str, spec: &str) -> String {
     format!(
         "apiVersion: mesh.hauberk.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: p, namespace: shop}}\nspec: {spec}\n"
     )
@@ -64,7 +64,7 @@ fn everything_can_be_said() {
 }
 
 /// Kind, `spec`, and the mistake.
-const BROKEN: [(&str, &str, &str); 30] = [
+pub(super) const BROKEN: [(&str, &str, &str); 30] = [
     (AUTHORIZATION, "{action: Allow}", "spec.action: `Allow` is not one of `ALLOW`, `DENY`, `AUDIT`"),
     (
         AUTHORIZATION,
