@@ -122,11 +122,7 @@ impl Node {
 
     /// Starts what joins the cluster: the kubelet and kube-proxy.
     pub(super) fn join(&self, program: &Path) -> Result<()> {
-        // Whoever looks for the kubelet looks for a program of that name.
         let kubelet = program.with_file_name("kubelet");
-        if !kubelet.exists() {
-            std::os::unix::fs::symlink(program, &kubelet).with_context(|| format!("link {}", kubelet.display()))?;
-        }
         let (kubelet, program) = (kubelet.to_string_lossy(), program.to_string_lossy());
         let (name, address) = (format!("--hostname-override={}", self.name), format!("--node-ip={}", self.address()));
         let (config, user) =

@@ -69,6 +69,8 @@ pub(super) fn mounts(directory: &Path, own: &Path, name: &str) -> String {
     script += &format!("mkdir -p {own}/var-lib/hauberk-k8s\n");
     script += &format!("touch {own}/var-lib/hauberk-k8s/kube\n");
     script += &format!("mount --bind {directory}/../kube {own}/var-lib/hauberk-k8s/kube\n");
+    // Whoever looks for the kubelet looks for a program of that name.
+    script += &format!("ln -s kube {own}/var-lib/hauberk-k8s/kubelet\n");
     script += &format!("mount --rbind {own}/var-lib /var/lib\n");
     script
 }
