@@ -3,10 +3,12 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::mesh::{Mesh, Mode as MtlsMode};
+use mesh_tests::metrics;
 use mesh_tests::process::{Place, Process};
 use mesh_tests::world::{Family, PodSpec, World};
 
@@ -28,6 +30,9 @@ const SERVER_WORKERS: usize = IDLE_CONNECTIONS + 200;
 /// those of closed connections are used again after a second.
 const PLENTY_OF_PORTS: [(&str, &str); 2] = [("ipv4/ip_local_port_range", "16384 65535"), ("ipv4/tcp_tw_reuse", "1")];
 
+/// Much more often than anybody scrapes.
+const SCRAPE_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How much longer than its measurement a client may live.
 const GRACE: Duration = Duration::from_secs(40);
 
@@ -42,6 +47,8 @@ pub(crate) enum Mode {
     MeshFull,
     /// Our agents with X25519 alone and full handshakes, as haproxy has it.
     MeshX25519,
+    /// As `Mesh`, while somebody scrapes both agents' metrics ten times a second.
+    MeshScraped,
     /// A pair of haproxy with mutual TLS and full handshakes.
     Haproxy,
     /// A pair of haproxy that resumes sessions.
@@ -95,8 +102,15 @@ impl Cipher {
 
 impl Mode {
     /// Those that are timed, in the order of the table.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Direct, Self::Mesh, Self::MeshFull, Self::MeshX25519, Self::Haproxy, Self::HaproxyResumed];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Direct,
+        Self::Mesh,
+        Self::MeshFull,
+        Self::MeshX25519,
+        Self::MeshScraped,
+        Self::Haproxy,
+        Self::HaproxyResumed,
+    ];
 
     /// Those whose instructions are counted, in the order of the table.
     pub(crate) const COUNTED: [Self; 8] = [
@@ -110,9 +124,14 @@ impl Mode {
         Self::Relays(Relays::SpliceBoth),
     ];
 
-    /// Whether `task` is worth measuring here: sessions that are resumed, or aren't, differ in how they begin only.
+    /// Whether `task` is worth measuring here: sessions that are resumed, or aren't, differ in how they begin only; and what
+    /// scraping costs shows where the agents have most to do.
     pub(crate) const fn takes(self, task: Task) -> bool {
-        matches!(task, Task::Connect(_)) || !matches!(self, Self::MeshFull | Self::HaproxyResumed)
+        match self {
+            Self::MeshFull | Self::HaproxyResumed => matches!(task, Task::Connect(_)),
+            Self::MeshScraped => matches!(task, Task::Connect(16) | Task::Request(64)),
+            _ => true,
+        }
     }
 
     /// The name that reports show.
@@ -122,6 +141,7 @@ impl Mode {
             Self::Mesh => "mesh",
             Self::MeshFull => "mesh-full",
             Self::MeshX25519 => "mesh-x25519",
+            Self::MeshScraped => "mesh-scraped",
             Self::Haproxy => "haproxy",
             Self::HaproxyResumed => "haproxy-resumed",
             Self::Userspace(Cipher::Aes) => "userspace-aes",
@@ -139,7 +159,7 @@ impl Mode {
         let fields = |path: &str, cipher: Cipher| format!("dataPath: {path}, cipherSuites: [{}]", cipher.name());
         match self {
             Self::Direct | Self::Haproxy | Self::HaproxyResumed | Self::Relays(_) => None,
-            Self::Mesh => Some(String::new()),
+            Self::Mesh | Self::MeshScraped => Some(String::new()),
             Self::MeshFull => Some("sessionResumption: Disabled".to_owned()),
             Self::MeshX25519 => Some("keyExchange: [x25519], sessionResumption: Disabled".to_owned()),
             Self::Userspace(cipher) => Some(fields("Userspace", cipher)),
@@ -155,7 +175,7 @@ impl Mode {
         };
         match self {
             Self::Direct | Self::Haproxy | Self::HaproxyResumed | Self::Relays(_) => Vec::new(),
-            Self::Mesh => negotiated("X25519MLKEM768", "true"),
+            Self::Mesh | Self::MeshScraped => negotiated("X25519MLKEM768", "true"),
             Self::MeshFull => negotiated("X25519MLKEM768", "false"),
             Self::MeshX25519 => negotiated("x25519", "false"),
             Self::Userspace(cipher) => carried("userspace", cipher),
@@ -283,7 +303,11 @@ impl Bed {
         command.args(task.arguments()).args(["--to", &self.to.to_string(), "--seconds", &seconds.to_string()]);
         command.arg("--cgroup").arg(self.cgroup()?);
         let mut process = self.world.pod("client").spawn(&mut command)?;
-        let status = process.wait_exit(Duration::from_secs_f64(seconds) + GRACE)?;
+        let limit = Duration::from_secs_f64(seconds) + GRACE;
+        let status = match &self.carrier {
+            Carrier::Mesh(mesh) if self.mode == Mode::MeshScraped => scraped(mesh, || process.wait_exit(limit))?,
+            _ => process.wait_exit(limit)?,
+        };
         let stdout = process.stdout()?;
         ensure!(status.success(), "{}: {}: {status}: {}", self.mode, task.name(), process.stderr()?);
         let outcome: Outcome = serde_json::from_str(&stdout).with_context(|| format!("read an outcome: {stdout}"))?;
@@ -305,6 +329,26 @@ impl Bed {
     fn cgroup(&self) -> Result<&Path> {
         self.world.nodes()[0].cgroup_root().parent().context("a node's cgroup has no parent")
     }
+}
+
+/// Does `work` while all agents' metrics are read again and again.
+fn scraped<T>(mesh: &Mesh, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let agents: Vec<_> = mesh.agents().iter().map(|agent| (&agent.place().netns, agent.admin())).collect();
+    let (done, over) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let scraper = scope.spawn(move || {
+            while over.recv_timeout(SCRAPE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                for (netns, address) in &agents {
+                    ensure!(metrics::get(netns, *address, "/metrics")?.status == 200, "an agent shows no metrics");
+                }
+            }
+            Ok(())
+        });
+        let result = work();
+        drop(done);
+        scraper.join().map_err(|_panic| anyhow::anyhow!("the scraper panicked"))??;
+        result
+    })
 }
 
 fn places(world: &World) -> impl Iterator<Item = &Place> {

@@ -4,11 +4,12 @@ use crate::bed::Mode;
 use crate::report::Report;
 
 /// The comparisons that the table shows.
-const RATIOS: [(Mode, Mode); 5] = [
+const RATIOS: [(Mode, Mode); 6] = [
     (Mode::Mesh, Mode::Direct),
     (Mode::Mesh, Mode::Haproxy),
     (Mode::Mesh, Mode::HaproxyResumed),
     (Mode::Mesh, Mode::MeshFull),
+    (Mode::MeshScraped, Mode::Mesh),
     (Mode::MeshX25519, Mode::Haproxy),
 ];
 
@@ -74,6 +75,6 @@ mod tests {
         let text = render(&report);
         let row = text.lines().nth(2).unwrap();
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        assert_eq!(cells, ["", "rate", "1/s", "2000", "1000", "", "", "", "", "0.50", "", "", "", "", ""]);
+        assert_eq!(cells, ["", "rate", "1/s", "2000", "1000", "", "", "", "", "", "0.50", "", "", "", "", "", ""]);
     }
 }

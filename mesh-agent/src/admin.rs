@@ -14,6 +14,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::exposition::{CLASSIC, OPENMETRICS, classic};
 
 pub mod client;
+pub mod explain;
 pub mod show;
 pub mod socket;
 pub mod table;

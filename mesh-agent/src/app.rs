@@ -39,6 +39,7 @@ use crate::tls::probe::{ProbeError, probe};
 mod audit;
 pub mod authority;
 pub mod check;
+pub mod explain;
 pub mod inspect;
 pub mod issuer;
 pub mod schema;
@@ -162,7 +163,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let node = NodeName::new(&args.node);
     let mount = cgroup::mount_point().map_err(|source| cgroup_error(Path::new("/proc/self/mountinfo"), source))?;
     let root = cgroup_root(&args, &mount)?;
-    check_placement(&state, &node, &mount, &root)?;
+    let own_cgroup = check_placement(&state, &node, &mount, &root)?;
     let data_paths = Arc::new(choose_data_paths(&state)?);
     let svids = Arc::new(SvidManager::new(issuer::of_agent(state.mesh(), &node, kubernetes.as_ref())?));
     let refresh = state.mesh().issuer.refresh;
@@ -236,6 +237,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         cgroup_mount: mount,
         cgroup_root: root,
         sandboxes,
+        own_cgroup,
         svids,
         readiness,
         metrics,
@@ -353,8 +355,8 @@ fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) -> DropGuard {
 }
 
 /// sock_ops programs run by the socket's cgroup, so the agent's sockets must be below the root; and a pod's cgroup around
-/// the agent would make the agent that pod.
-fn check_placement(state: &MeshState, node: &NodeName, mount: &Path, root: &Path) -> Result<(), RunError> {
+/// the agent would make the agent that pod. Returns the id of the agent's own.
+fn check_placement(state: &MeshState, node: &NodeName, mount: &Path, root: &Path) -> Result<u64, RunError> {
     let own = cgroup::own(mount).map_err(|source| cgroup_error(Path::new("/proc/self/cgroup"), source))?;
     let problem = if !own.starts_with(root) {
         format!("is not below the cgroup root {}: start it there", root.display())
@@ -363,7 +365,7 @@ fn check_placement(state: &MeshState, node: &NodeName, mount: &Path, root: &Path
     {
         format!("belongs to the workload {}: start it elsewhere", pod.uid)
     } else {
-        return Ok(());
+        return cgroup::lookup(mount, &own).map(|own| own.id).map_err(|source| cgroup_error(&own, source));
     };
     Err(RunError::Placement { own, problem })
 }

@@ -11,7 +11,7 @@ pub mod audit;
 pub mod inspect;
 
 use audit::{AuditArgs, AuditCommand};
-use inspect::{ADMIN_SOCKET, InspectArgs};
+use inspect::{ADMIN_SOCKET, ExplainArgs, InspectArgs, Output};
 
 /// Node agent of the Hauberk service mesh: mutual TLS between workloads without sidecars.
 #[derive(Debug, Parser)]
@@ -46,8 +46,8 @@ pub enum Command {
     Ca(CaCommand),
     /// Issue an SVID from the embedded CA into files, for tools such as openssl. Writes a private key: for tests.
     Svid(SvidArgs),
-    /// Say what would become of a connection by the documents of a directory, and which policy decides. Exit code 1: denied; 2:
-    /// there is nothing to explain.
+    /// Say what would become of a connection, and which policy decides: by what the agent has in force, or by the documents of
+    /// a directory. Exit code 1: denied; 2: there is nothing to explain.
     Explain(ExplainArgs),
     /// Look at configuration and policy without an agent.
     #[command(subcommand)]
@@ -76,6 +76,9 @@ pub struct PolicyCheckArgs {
     /// The directory (*.yaml, *.yml).
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 /// For `schema`.
@@ -234,20 +237,6 @@ pub struct CaTokenArgs {
     /// Seconds until the token ends.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub lifetime: u64,
-}
-
-/// For `explain`.
-#[derive(Args, Debug)]
-pub struct ExplainArgs {
-    /// Directory of YAML documents.
-    #[arg(long, env = "HAUBERK_CONFIG", value_name = "DIR")]
-    pub config: PathBuf,
-    /// Who connects: `namespace/name` of a workload, or its address.
-    #[arg(value_name = "SRC")]
-    pub source: String,
-    /// To where: an address or `namespace/name`, and a port.
-    #[arg(value_name = "DST:PORT")]
-    pub destination: String,
 }
 
 /// For `ca revoke-node`.

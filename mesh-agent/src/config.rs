@@ -15,12 +15,14 @@ use crate::model::mesh::Mesh;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::rego::RegoSettings;
 use crate::model::revocation::Revocation;
+use crate::model::service::Service;
 use crate::model::svid::TrustBundle;
 use crate::model::workload::Workload;
 
 mod assemble;
 mod authorization;
 mod cluster;
+mod digest;
 mod document;
 mod error;
 mod federation;
@@ -30,12 +32,14 @@ mod peer_authentication;
 mod policy;
 mod rego;
 mod revocation;
+mod service;
 mod value;
 mod walk;
 mod workload;
 
 use assemble::{Assembly, Place};
 pub use cluster::{Cluster, Membership, Verdict};
+pub use digest::ConfigDigest;
 pub use error::{ConfigError, ConfigErrors};
 pub use object::{API_GROUP, API_VERSION, KINDS};
 
@@ -65,8 +69,20 @@ pub struct MeshConfig {
     pub peer_authentication: Vec<PeerAuthentication>,
     /// Who is asked in Rego, after our own policies.
     pub rego: Option<Arc<RegoSettings>>,
+    /// Addresses that stand for others, ordered by name.
+    pub services: Vec<Service>,
     /// What is revoked, ordered by name.
     pub revocations: Vec<Revocation>,
+    /// What of, for people: the same on two nodes whose documents are the same.
+    pub digest: ConfigDigest,
+}
+
+impl MeshConfig {
+    /// The names of all policies.
+    pub fn policy_names(&self) -> BTreeSet<&str> {
+        let authorization = self.authorization.iter().map(|policy| policy.name.as_str());
+        authorization.chain(self.peer_authentication.iter().map(|policy| policy.name.as_str())).collect()
+    }
 }
 
 /// Parses documents that make up one configuration together.
@@ -92,7 +108,7 @@ pub fn parse(documents: &[SourceFile]) -> Result<MeshConfig, ConfigErrors> {
             }
         }
     }
-    assembly.finish()
+    Ok(MeshConfig { digest: ConfigDigest::of(documents), ..assembly.finish()? })
 }
 
 /// A CA's tool wrote it: there is no document around it.

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use clap::Parser;
-use mesh_agent::app::check::ExplainError;
+use mesh_agent::admin::explain::ExplainRequest;
+use mesh_agent::app::check::CheckError;
+use mesh_agent::app::explain::{self, ExplainError};
 use mesh_agent::app::inspect::View;
 use mesh_agent::app::schema::SchemaError;
 use mesh_agent::app::{self, RunError, authority};
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Err(error) => {
             tracing::error!("{error:#}");
             let misconfigured = matches!(error.downcast_ref(), Some(RunError::Config(_)))
+                || error.is::<CheckError>()
                 || error.is::<ExplainError>()
                 || error.is::<SchemaError>();
             ExitCode::from(if misconfigured { 2 } else { 1 })
@@ -53,13 +56,17 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Connections(args) => print(&inspect(View::Connections, &args)?)?,
         Command::Certificates(args) => print(&inspect(View::Certificates, &args)?)?,
         Command::Policy(PolicyCommand::Check(args)) => {
-            let checked = app::check::check_documents(&args.directory).map_err(RunError::from)?;
+            let checked = app::check::check_documents(&args.directory, args.output)?;
             print(&checked.text)?;
             return Ok(ExitCode::from(checked.code));
         }
         Command::Explain(args) => {
-            let now = SystemTime::now();
-            let explained = app::check::explain_documents(&args.config, &args.source, &args.destination, now)?;
+            let asked = ExplainRequest { source: args.source, destination: args.destination };
+            let InspectArgs { admin_socket, output } = args.inspect;
+            let explained = match &args.config {
+                Some(directory) => explain::explain_documents(directory, &asked, output, SystemTime::now())?,
+                None => runtime()?.block_on(explain::explain_running(&admin_socket, &asked, output))?,
+            };
             print(&explained.text)?;
             return Ok(ExitCode::from(explained.code));
         }

@@ -13,6 +13,8 @@ pub mod mesh;
 pub mod policy;
 pub mod rego;
 pub mod revocation;
+pub mod service;
+pub mod socket;
 pub mod spiffe;
 pub mod svid;
 pub mod window;

@@ -3,6 +3,7 @@
 mod enrol;
 mod manager;
 mod numbers;
+mod older;
 mod readiness;
 mod sandboxes;
 

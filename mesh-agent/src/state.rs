@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::config::MeshConfig;
+use crate::config::{ConfigDigest, MeshConfig};
 use crate::model::crl::Crl;
 use crate::model::mesh::Mesh;
 use crate::model::rego::RegoSettings;
 use crate::model::revocation::Serial;
+use crate::model::service::{Service, ServiceUid};
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::TrustBundle;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
@@ -20,17 +21,21 @@ use crate::policy::{Finding, Modes, PolicyIndex, findings};
 
 mod change;
 mod explain;
+mod older;
 #[cfg(test)]
 mod policies;
 mod rego;
 mod revocation;
 mod route;
+mod service;
 
 pub use change::needs_restart;
 pub use explain::{Arrival, Explanation, explain};
+pub use older::older_than_enrolment;
 pub use rego::rego_input;
 use revocation::Revoked;
 pub use route::{Fallback, Route, route};
+pub use service::{NoEndpoint, Target, candidates, choose};
 
 /// What the authors of a configuration's policies should know: see [`findings`].
 pub fn policy_findings(config: &MeshConfig) -> Vec<Finding> {
@@ -44,11 +49,13 @@ pub struct MeshState {
     workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
     by_address: HashMap<IpAddr, Arc<Workload>>,
     outside: BTreeSet<IpAddr>,
+    services: HashMap<IpAddr, Arc<Service>>,
     policies: PolicyIndex,
     modes: Modes,
     revoked: Revoked,
     federated: Arc<[TrustBundle]>,
     rego: Option<Arc<RegoSettings>>,
+    digest: ConfigDigest,
 }
 
 impl MeshState {
@@ -63,9 +70,13 @@ impl MeshState {
             .values()
             .flat_map(|workload| workload.addresses.iter().map(|address| (*address, Arc::clone(workload))))
             .collect();
-        let federated = config.federated.into();
-        let (mesh, outside, rego) = (config.mesh, config.outside, config.rego);
-        Self { mesh, workloads, by_address, outside, policies, modes, revoked, federated, rego }
+        let services = config.services.into_iter().map(Arc::new).flat_map(|service| {
+            let addresses = service.addresses.clone();
+            addresses.into_iter().map(move |address| (address, Arc::clone(&service)))
+        });
+        let (services, federated) = (services.collect(), config.federated.into());
+        let (mesh, outside, rego, digest) = (config.mesh, config.outside, config.rego, config.digest);
+        Self { mesh, workloads, by_address, outside, services, policies, modes, revoked, federated, rego, digest }
     }
 
     /// The mesh-wide settings.
@@ -73,9 +84,24 @@ impl MeshState {
         &self.mesh
     }
 
+    /// Which configuration it is.
+    pub fn digest(&self) -> &ConfigDigest {
+        &self.digest
+    }
+
     /// The workload that has this address.
     pub fn at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         self.by_address.get(&address.to_canonical())
+    }
+
+    /// The service that has this address.
+    pub fn service_at(&self, address: IpAddr) -> Option<&Arc<Service>> {
+        self.services.get(&address.to_canonical())
+    }
+
+    /// The service of this name.
+    pub fn service(&self, uid: &ServiceUid) -> Option<&Arc<Service>> {
+        self.services.values().find(|service| service.uid == *uid)
     }
 
     /// The workload of this name.
@@ -123,9 +149,11 @@ impl MeshState {
         self.workloads.values().filter(move |workload| workload.node == *node)
     }
 
-    /// Every range whose connections the kernel diverts: the pod ranges, and each workload's address outside of them.
+    /// Every range whose connections the kernel diverts: the pod ranges, and each address of a workload or a service outside of
+    /// them.
     pub fn diverted(&self) -> impl Iterator<Item = IpNet> {
-        let apart = self.by_address.keys().copied().filter(|address| !self.in_pod_ranges(*address));
+        let all = self.by_address.keys().chain(self.services.keys()).copied();
+        let apart = all.filter(|address| !self.in_pod_ranges(*address));
         self.mesh.pod_ranges.iter().copied().chain(apart.map(IpNet::from))
     }
 

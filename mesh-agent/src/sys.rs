@@ -11,5 +11,6 @@ pub mod ktls;
 pub mod link;
 pub mod netns;
 pub mod pod;
+pub mod sockdiag;
 pub mod sockopt;
 pub mod stream;

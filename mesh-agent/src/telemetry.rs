@@ -9,6 +9,6 @@ pub mod log;
 pub mod metrics;
 mod moment;
 
-pub use access::{ConnectionSummary, Direction, End, Tls};
+pub use access::{ConnectionSummary, Direction, End, Refusal, Tls};
 pub use metrics::Metrics;
 pub use moment::moment;

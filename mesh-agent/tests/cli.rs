@@ -48,6 +48,21 @@ fn a_missing_directory_is_named() {
 }
 
 #[test]
+fn what_cannot_be_told_ends_with_code_2() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("no.sock").display().to_string();
+    for (arguments, said) in [
+        (&["policy", "check", "/nonexistent"][..], "list /nonexistent"),
+        (&["explain", "--config", "/nonexistent", "shop/web", "shop/db:80"], "list /nonexistent"),
+        (&["explain", "--admin-socket", &socket, "shop/web", "shop/db:80"], "does it run here, and are you root?"),
+    ] {
+        let output = agent(arguments);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
+    }
+}
+
+#[test]
 fn the_example_is_valid_and_its_identities_can_be_issued() {
     let (directory, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (config, out) = (directory.path().to_str().unwrap(), out.path().to_str().unwrap());

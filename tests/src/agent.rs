@@ -188,6 +188,11 @@ impl Agent {
         self.place.run(&mut command)
     }
 
+    /// Its admin socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// The file of its audit log.
     pub fn audit(&self) -> &Path {
         &self.audit

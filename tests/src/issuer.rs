@@ -52,6 +52,18 @@ impl Authority {
         &self.config
     }
 
+    /// The service's audit log.
+    pub fn audit(&self) -> PathBuf {
+        self.directory.join("issuer-audit/audit.jsonl")
+    }
+
+    /// Checks that log with `mesh-agent audit verify`.
+    pub fn verify_audit(&self) -> Result<String> {
+        let mut command = self.place.command(&self.binary);
+        command.args(["audit", "verify"]).arg(self.audit());
+        self.place.run(&mut command)?.success()
+    }
+
     /// The CA's directory.
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -72,6 +84,7 @@ impl Authority {
         command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(&self.binary);
         command.args(["ca", "serve", "--log-format", "json", "--listen", &self.listen.to_string()]);
         command.arg("--config").arg(&self.config).arg("--dir").arg(&self.directory);
+        command.arg("--audit-log").arg(self.audit());
         let log = self.log();
         let before = std::fs::metadata(&log).map_or(0, |log| log.len());
         self.process = Some(Process::start(&mut command, log.with_extension("out"), log)?);

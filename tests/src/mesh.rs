@@ -13,6 +13,7 @@ use crate::issuer::{Authority, IssuerKind};
 use crate::process::Place;
 use crate::world::{Family, POD_RANGES, Pod, WORKLOAD_NAMESPACE, World};
 
+mod documents;
 mod federation;
 
 /// The trust domain of every test.
@@ -39,6 +40,7 @@ pub struct Setup<'w> {
     omitted: Vec<(String, String)>,
     tls: Vec<(Option<String>, String)>,
     timeouts: String,
+    settings: String,
     drain_seconds: Option<u64>,
     descriptors: Vec<(String, u64)>,
     ca: Option<(String, String)>,
@@ -82,6 +84,12 @@ impl Setup<'_> {
     /// Sets fields of the Mesh's `spec.timeouts`, such as `connect: 1s, deadPeer: 2s`.
     pub fn timeouts(mut self, fields: &str) -> Self {
         fields.clone_into(&mut self.timeouts);
+        self
+    }
+
+    /// Adds lines to the Mesh's `spec`, such as `existingConnections: Keep`.
+    pub fn setting(mut self, line: &str) -> Self {
+        self.settings += &format!("  {line}\n");
         self
     }
 
@@ -191,12 +199,13 @@ impl Setup<'_> {
                timeouts: {{{}}}\n  \
                podRanges: [\"{}\"]\n  \
                tls: {{{}}}\n  \
-               issuer: {{{} {issuer}}}\n",
+               issuer: {{{} {issuer}}}\n{}",
             self.trust_domain(node),
             self.timeouts,
             POD_RANGES.join("\", \""),
             tls.join(", "),
             self.svids,
+            self.settings,
         )
     }
 
@@ -266,6 +275,7 @@ impl Mesh {
             omitted,
             tls: Vec::new(),
             timeouts: String::new(),
+            settings: String::new(),
             drain_seconds: None,
             descriptors: Vec::new(),
             ca: None,
@@ -309,44 +319,6 @@ impl Mesh {
             Some(agent) => agent,
             None => panic!("this mesh has no node `{node}`: a mistake in the test"),
         }
-    }
-
-    /// Takes `pod` out of the configuration of `node`, or puts it back.
-    pub fn set_configured(&self, node: &str, pod: &str, configured: bool) -> Result<()> {
-        let [document, aside] = ["yaml", "aside"].map(|end| self.config(node).join(format!("{pod}.{end}")));
-        let (from, to) = if configured { (&aside, &document) } else { (&document, &aside) };
-        if from.exists() {
-            std::fs::rename(from, to).with_context(|| format!("rename {}", from.display()))?;
-        }
-        Ok(())
-    }
-
-    /// Writes a document of this kind and name into the configuration of `node`, whether or not it is right. Policies get
-    /// the workloads' namespace.
-    pub fn write_document(&self, node: &str, kind: &str, name: &str, spec: &str) -> Result<()> {
-        let is_policy = ["AuthorizationPolicy", "PeerAuthentication"].contains(&kind);
-        let namespace = if is_policy { format!(", namespace: {WORKLOAD_NAMESPACE}") } else { String::new() };
-        let head =
-            format!("apiVersion: mesh.hauberk.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}{namespace}}}\n");
-        self.write_file(node, &format!("{name}.yaml"), format!("{head}spec: {spec}\n").as_bytes())
-    }
-
-    /// Writes a file into the configuration of `node`.
-    pub fn write_file(&self, node: &str, name: &str, content: &[u8]) -> Result<()> {
-        let path = self.config(node).join(name);
-        std::fs::write(&path, content).with_context(|| format!("write {}", path.display()))
-    }
-
-    /// Adds a line to the Mesh's `spec` in the configuration of `node`.
-    pub fn edit_mesh(&self, node: &str, line: &str) -> Result<()> {
-        let path = self.config(node).join("mesh.yaml");
-        let text = std::fs::read_to_string(&path)?;
-        Ok(std::fs::write(path, text.replacen("spec:\n", &format!("spec:\n  {line}\n"), 1))?)
-    }
-
-    /// Removes a file that was written into the configuration of `node`.
-    pub fn remove_file(&self, node: &str, name: &str) -> Result<()> {
-        Ok(std::fs::remove_file(self.config(node).join(name))?)
     }
 
     /// All agents.

@@ -1,12 +1,16 @@
 //! The audit log of a running agent: what happens is in it, a crash doesn't break it, and tampering shows.
 
+use std::io::ErrorKind;
+
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::agent::Agent;
 use mesh_tests::claims;
+use mesh_tests::guard::{Cleanup, Undo};
 use mesh_tests::mesh::{Mesh, Mode, spiffe_id};
 use mesh_tests::stage::{MARKER, PORT};
 use mesh_tests::wait::{LIMIT, wait_until};
 use mesh_tests::world::{Family, World};
+use rustix::mount::{MountFlags, mount};
 use serde_json::Value;
 
 fn event(record: &Value) -> &str {
@@ -85,5 +89,62 @@ fn tampering_shows(agent: &Agent, evidence: &[&str]) -> Result<()> {
         ensure!(found.stdout.contains(expected), "`{expected}` is not in\n{}", found.stdout);
         ensure!(found.status.success() == expected.starts_with("begins"), "{expected}");
     }
+    Ok(())
+}
+
+/// The audit log's file system is full: the agent says so and goes on, and nothing is missing once there is room.
+#[test]
+#[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
+fn a_full_disk_is_told_and_stops_nothing() -> Result<()> {
+    let world = World::standard()?;
+    let _server = world.pod("server").serve(PORT)?;
+    let mut mesh = Mesh::start(&world, Mode::Strict)?;
+    let directory = mesh.agent("a").audit().with_file_name("");
+    mesh.agent_mut("a").terminate()?;
+    std::fs::remove_dir_all(&directory)?;
+    std::fs::create_dir(&directory)?;
+    let cleanup = Cleanup::new()?;
+    cleanup.make(Undo::Mount(directory.clone()), || {
+        Ok(mount("tmpfs", &directory, "tmpfs", MountFlags::empty(), Some(c"size=256k"))?)
+    })?;
+    mesh.agent_mut("a").restart()?;
+    let agent = mesh.agent("a");
+    let filler = directory.join("filler");
+    let wrote = std::fs::write(&filler, vec![0; 1 << 20]);
+    ensure!(wrote.is_err_and(|error| error.kind() == ErrorKind::StorageFull));
+    let call = || world.pod("client").call(world.address("server", Family::V4, PORT), MARKER);
+    let id = spiffe_id("server");
+    // Enough records that what is left of the file's last page doesn't take them.
+    for round in 0..20 {
+        mesh.write_document("a", "Revocation", "lost", &format!("{{serials: ['{round:02}']}}"))?;
+        wait_until(LIMIT, "the change is taken", || {
+            Ok((agent.metric("mesh_config_accepted_total", &[])? > f64::from(round) + 1.5).then_some(()))
+        })?;
+        if agent.metric("mesh_audit_writable", &[])? < 0.5 {
+            break;
+        }
+    }
+    wait_until(LIMIT, "the trouble is told", || Ok((agent.metric("mesh_audit_writable", &[])? < 0.5).then_some(())))?;
+    agent.wait_log("the log tells it", |line| {
+        line.contains("the audit log can't be written") && line.contains("No space")
+    })?;
+    ensure!(
+        agent.ask(&["status"])?.contains("audit log      can't be written: No space"),
+        "{}",
+        agent.ask(&["status"])?
+    );
+    claims::answer_is_right(&call()?)?;
+    mesh.write_document("a", "Revocation", "lost", &format!("{{spiffeIds: ['{id}']}}"))?;
+    wait_until(LIMIT, "the server is refused", || Ok(claims::is_refused(&call()?).ok()))?;
+    // That one may have been live already.
+    claims::is_refused(&call()?)?;
+    std::fs::remove_file(&filler)?;
+    wait_until(LIMIT, "it is written again", || Ok((agent.metric("mesh_audit_writable", &[])? > 0.5).then_some(())))?;
+    agent.wait_audit("the denial of the hard time", |record| event(record) == "connection denied")?;
+    ensure!(agent.metric("mesh_audit_records_lost_total", &[])? < 0.5);
+    let verified = agent.verify_audit(&[])?;
+    ensure!(verified.status.success(), "{verified:?}");
+    mesh.agent_mut("a").terminate()?;
+    drop(cleanup);
     Ok(())
 }

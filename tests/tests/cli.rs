@@ -1,7 +1,7 @@
 //! The commands that ask a running agent, as an operator meets them.
 
 use anyhow::{Result, ensure};
-use mesh_tests::mesh::{Mesh, Mode, spiffe_id};
+use mesh_tests::mesh::{Mesh, Mode, agent_bin, spiffe_id};
 use mesh_tests::stage::PORT;
 use mesh_tests::wait::{LIMIT, wait_until};
 use mesh_tests::world::{Family, World};
@@ -52,4 +52,30 @@ fn an_agent_tells_its_status_workloads_connections_and_certificates() -> Result<
     wait_until(LIMIT, "the rejection is told", || {
         Ok(agent.ask(&["status"])?.contains("spec.spiffeId: unknown field").then_some(()))
     })
+}
+
+/// Who gets past the file's mode, with a capability, is refused all the same: the kernel says who it is.
+#[test]
+#[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
+fn another_user_is_told_nothing_and_audited() -> Result<()> {
+    const NOBODY: &str = "65534";
+    let world = World::standard()?;
+    let mesh = Mesh::start(&world, Mode::Strict)?;
+    let agent = mesh.agent("a");
+    let ask = |capabilities: &[&str]| {
+        let mut command = agent.place().command("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]).args(capabilities);
+        command.arg(agent_bin()?).args(["status", "--admin-socket"]).arg(agent.socket());
+        agent.place().run(&mut command)
+    };
+    let overriding = "+dac_override";
+    let privileged = ask(&["--inh-caps", overriding, "--ambient-caps", overriding])?;
+    ensure!(!privileged.status.success() && privileged.stdout.is_empty(), "{privileged:?}");
+    ensure!(privileged.stderr.contains("the agent gave no answer"), "{privileged:?}");
+    let record = agent.wait_audit("the refusal", |record| record["event"] == "admin access refused")?;
+    ensure!(record["fields"]["peer.uid"] == 65534, "{record}");
+    let plain = ask(&[])?;
+    ensure!(!plain.status.success() && plain.stdout.is_empty() && plain.stderr.contains("are you root?"), "{plain:?}");
+    ensure!(agent.ask(&["status"])?.starts_with("node           a"));
+    Ok(())
 }

@@ -45,6 +45,22 @@ fn a_token_joins_once_and_not_after_its_end() -> Result<()> {
     claims::answer_is_right(&world.pod("client").call(to, MARKER)?)?;
     let joined = mesh.authority().journal()?.lines().filter(|line| line.contains("\"token\"")).count();
     ensure!(joined == 3, "{}", mesh.authority().journal()?);
+    the_service_audits_who_joined(&mut mesh)
+}
+
+/// `--audit-log` of the signing service: who joined and who was refused, in a chain that goes on over a restart.
+fn the_service_audits_who_joined(mesh: &mut Mesh) -> Result<()> {
+    mesh.authority_mut().stop()?;
+    mesh.authority_mut().start()?;
+    let text = std::fs::read_to_string(mesh.authority().audit())?;
+    let records: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let of = |event: &str| records.iter().filter(|record| record["event"] == event).count();
+    ensure!(of("node joined") == 3 && of("audit log opened") == 2 && of("audit log closed") == 1, "{text}");
+    ensure!(of("svid issued") >= 3, "{text}");
+    let refused: Vec<_> = records.iter().filter(|record| record["event"] == "svid refused").collect();
+    ensure!(refused.iter().any(|record| record["fields"]["reason"] == "the join token has been used"), "{refused:?}");
+    let verified = mesh.authority().verify_audit()?;
+    ensure!(verified.contains("are as they were written"), "{verified}");
     Ok(())
 }
 
@@ -77,7 +93,8 @@ fn no_secret_is_left_in_a_file_or_a_log_and_the_issuer_cannot_be_dumped() -> Res
     claims::answer_is_right(&world.pod("client").call(world.address("server", Family::V4, PORT), MARKER)?)?;
     // The keys of the audit logs prove no identity: they sign checkpoints and nothing else.
     let audit_keys = ["a", "b"].map(|node| mesh.agent(node).audit().with_extension("key"));
-    let mut keys: Vec<_> = audit_keys.into_iter().chain([mesh.authority().directory().join("ca.key")]).collect();
+    let of_issuer = [mesh.authority().directory().join("ca.key"), mesh.authority().audit().with_extension("key")];
+    let mut keys: Vec<_> = audit_keys.into_iter().chain(of_issuer).collect();
     keys.sort();
     let tokens = ["a", "b"].map(|node| mesh.token_file(node));
     let (mut with_key, mut with_token) = (Vec::new(), Vec::new());

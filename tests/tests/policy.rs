@@ -10,6 +10,7 @@ use mesh_tests::scale;
 use mesh_tests::stage::{MARKER, PORT, Stage};
 use mesh_tests::wait::{LIMIT, wait_until};
 use mesh_tests::world::{Family, WORKLOAD_NAMESPACE};
+use serde_json::Value;
 
 /// The bound for connections that are no longer allowed.
 const BOUND: Duration = Duration::from_secs(5);
@@ -57,9 +58,17 @@ fn is_denied(stage: &Stage, policy: &str) -> Result<()> {
     let fields = [("src.addr", &*local), ("outcome", "denied"), ("reason", "policy"), ("policy", &named)];
     let line = stage.mesh.agent("b").wait_access(&fields)?;
     ensure!(line.field("src.id").ends_with("/client"), "{line:?}");
-    stage.mesh.agent("b").wait_log("an audit record", |line| {
-        line.contains("\"audit\"") && line.contains("\"policy\"") && line.contains(&named)
-    })
+    // One record, with everything.
+    let agent = stage.mesh.agent("b");
+    let of_it = |record: &Value| record["fields"]["src.addr"] == local.as_str();
+    let record = agent.wait_audit("the record of the denial", of_it)?;
+    let fields = &record["fields"];
+    ensure!(record["event"] == "connection denied" && fields["reason"] == "policy", "{record}");
+    ensure!(fields["policy"] == named.as_str() && fields["peer.serial"].is_string(), "{record}");
+    ensure!(fields["workload.serial"].is_string(), "{record}");
+    let fence = agent.audit_records()?;
+    ensure!(fence.iter().filter(|record| of_it(record)).count() == 1, "{fence:?}");
+    Ok(())
 }
 
 fn is_allowed(stage: &Stage, pod: &str, policy: Option<&str>) -> Result<()> {
@@ -99,7 +108,15 @@ fn policies_are_added_and_removed_under_traffic() -> Result<()> {
     // Whoever was allowed all the time has noticed nothing.
     let heard = live.wait("chat", 3)?;
     ensure!(heard.end.is_none(), "{heard:?}");
-    ensure!(mesh.agent("b").metric("mesh_connections_closed_total", &[("reason", "policy")])? >= 3.0);
+    let agent = mesh.agent("b");
+    ensure!(agent.metric("mesh_connections_closed_total", &[("reason", "policy")])? >= 3.0);
+    // Only policies that are in force have series.
+    let decided = |policy: &str| agent.metric("mesh_policy_decisions_total", &[("policy", policy)]);
+    ensure!(decided(&named("deny"))? + decided(&named("allow"))? < 0.5, "{}", agent.metrics()?);
+    ensure!(agent.metric("mesh_policy_decisions_total", &[("action", "allow")])? >= 2.0, "{}", agent.metrics()?);
+    write(mesh, "b", AUTHORIZATION, "again", &format!("{{action: DENY, rules: {}}}", from("client")))?;
+    is_denied(&stage, "again")?;
+    ensure!(decided(&named("again"))? > 0.5, "{}", agent.metrics()?);
     Ok(())
 }
 
@@ -149,6 +166,31 @@ fn the_hour_decides() -> Result<()> {
     claims::is_refused(&called)?;
     let local = called.local.context("the client has no address")?.to_string();
     let fields = [("src.addr", &*local), ("reason", "policy"), ("policy", &*named("hours"))];
+    stage.mesh.agent("b").wait_access(&fields)?;
+    Ok(())
+}
+
+/// Windows are whole minutes: this waits for the next one.
+#[test]
+#[cfg_attr(not(feature = "native"), ignore = "needs root: cargo xtask test native")]
+fn a_live_connection_falls_when_its_hours_end() -> Result<()> {
+    let stage = Stage::start(Mode::Strict)?;
+    let to = stage.world.address("server", Family::V4, PORT);
+    let client = stage.world.pod("client").act(to, &["chat:1", "chat:100000"])?;
+    client.wait("chat", 1)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let end = (now + 5).next_multiple_of(60);
+    let of_day = |minutes: u64| format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60);
+    let (begin, until) = (of_day(end / 60 + 24 * 60 - 120), of_day(end / 60));
+    let rule = format!("{{rules: [{{when: [{{time: {{from: '{begin}', to: '{until}', timeZone: UTC}}}}]}}]}}");
+    write(&stage.mesh, "b", AUTHORIZATION, "hours", &rule)?;
+    is_allowed(&stage, "client", Some("hours"))?;
+    let fell = wait_until(Duration::from_secs(65) + BOUND, "the connection falls", || {
+        Ok(client.reports()?.into_iter().find_map(|report| report.end))
+    })?;
+    let late = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(end)).context("it fell too early")?;
+    ensure!(fell == "ConnectionReset" && late < scale::longer(BOUND), "{fell}, {late:?} after its hours");
+    let fields = [("outcome", "failed"), ("reason", "policy"), ("policy", &*named("hours"))];
     stage.mesh.agent("b").wait_access(&fields)?;
     Ok(())
 }

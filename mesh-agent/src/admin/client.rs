@@ -3,8 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use axum::http::{Request, StatusCode, header};
+use axum::http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -39,9 +40,28 @@ pub enum AskError {
 
 /// Asks the agent at `socket` for one of its views.
 pub async fn ask<T: DeserializeOwned>(socket: &Path, view: &str) -> Result<T, AskError> {
+    exchange(socket, view, Method::GET, Vec::new()).await
+}
+
+/// Asks the agent at `socket` a question that has parameters.
+pub async fn ask_about<T: DeserializeOwned>(
+    socket: &Path,
+    view: &str,
+    question: &impl Serialize,
+) -> Result<T, AskError> {
+    exchange(socket, view, Method::POST, serde_json::to_vec(question)?).await
+}
+
+async fn exchange<T: DeserializeOwned>(
+    socket: &Path,
+    view: &str,
+    method: Method,
+    body: Vec<u8>,
+) -> Result<T, AskError> {
     let stream = UnixStream::connect(socket).await;
     let stream = stream.map_err(|source| AskError::Connect { path: socket.to_owned(), source })?;
-    let mut request = Request::new(Full::<bytes::Bytes>::default());
+    let mut request = Request::new(Full::<bytes::Bytes>::from(body));
+    *request.method_mut() = method;
     view.parse().map(|uri| *request.uri_mut() = uri).unwrap_or_default();
     request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("agent"));
     // Our own agent's answer: as long as it has connections.

@@ -1,7 +1,7 @@
 //! What `mesh-agent status`, `workloads`, `connections` and `certificates` print for people.
 
 use super::table::{Cell, Style, Tone, render, render_pairs};
-use super::view::{CertificateView, Certificates, ConnectionView, Status, WorkloadView};
+use super::view::{CertificateView, Certificates, ConnectionView, OlderConnections, Status, WorkloadView};
 
 /// `mesh-agent status`.
 pub fn status(status: &Status, style: Style) -> String {
@@ -9,10 +9,10 @@ pub fn status(status: &Status, style: Style) -> String {
     let paths: Vec<_> = status.data_paths.iter().map(|path| format!("{}: {}", path.cipher, path.data_path)).collect();
     let config = &status.configuration;
     let configuration = match &config.rejected {
-        None => Cell(format!("in force since {}", config.in_force_since), Tone::Good),
+        None => Cell(format!("{} in force since {}", config.digest, config.in_force_since), Tone::Good),
         Some(rejected) => bad(&format!(
-            "changed files rejected since {}; in force is that of {}\n{}",
-            rejected.since, config.in_force_since, rejected.reason
+            "changed files rejected since {}; in force is {} of {}\n{}",
+            rejected.since, config.digest, config.in_force_since, rejected.reason
         )),
     };
     let issuer = match &status.issuer.failing_since {
@@ -39,11 +39,23 @@ pub fn status(status: &Status, style: Style) -> String {
             ("svids", svids.into()),
             ("workloads", workloads.into()),
             ("connections", status.connections.to_string().into()),
+            ("older", older(&status.older_connections)),
             ("data path", paths.join("\n").into()),
             ("audit log", audit(status)),
         ],
         style,
     )
+}
+
+/// Connections that the mesh has found, and does not carry as it should.
+fn older(older: &OlderConnections) -> Cell {
+    let OlderConnections { destroyed, left, failing, plaintext } = older;
+    let text = format!("{destroyed} older than an enrolment were reset");
+    if *left == 0 && *plaintext == 0 && failing.is_none() {
+        return text.into();
+    }
+    let why = failing.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    bad(&format!("{left} older than an enrolment{why}\n{plaintext} in plaintext and older than STRICT\n{text}"))
 }
 
 fn audit(status: &Status) -> Cell {
@@ -155,7 +167,11 @@ mod tests {
                 cipher: "TLS_AES_256_GCM_SHA384".to_owned(),
                 data_path: "userspace".to_owned(),
             }],
-            configuration: Configuration { in_force_since: "2026-11-23T04:00:00Z".to_owned(), rejected: None },
+            configuration: Configuration {
+                digest: "beef".to_owned(),
+                in_force_since: "2026-11-23T04:00:00Z".to_owned(),
+                rejected: None,
+            },
             issuer: IssuerStatus {
                 next_expiry: Some("2026-11-24T04:00:00Z".to_owned()),
                 trust_roots: 1,
@@ -180,11 +196,12 @@ mod tests {
 node           a, mesh-agent 0.1.0, since 2026-11-23T04:00:00Z
 mesh           mesh.test, STRICT
 ready          yes
-configuration  in force since 2026-11-23T04:00:00Z
+configuration  beef in force since 2026-11-23T04:00:00Z
 issuer         answers
 svids          first expires 2026-11-24T04:00:00Z; 2 issued, 0 attempts failed; 1 root trusted
 workloads      2 in the mesh, 0 waiting
 connections    3
+older          0 older than an enrolment were reset
 data path      TLS_AES_256_GCM_SHA384: userspace
 audit log      record 9, signed up to 8
                c0ffee
@@ -200,13 +217,16 @@ audit log      record 9, signed up to 8
         ill.configuration.rejected = Some(rejected);
         ill.issuer.failing_since = Some("2026-11-23T05:01:00Z".to_owned());
         ill.audit = None;
+        ill.older_connections =
+            OlderConnections { destroyed: 1, left: 2, failing: Some("no permission".to_owned()), plaintext: 3 };
         let text = status(&ill, Style::default());
         for line in [
             "ready          demo/web: no such netns\n",
-            "configuration  changed files rejected since 2026-11-23T05:00:00Z; in force is that of 2026-11-23T04:00:00Z\n",
+            "configuration  changed files rejected since 2026-11-23T05:00:00Z; in force is beef of 2026-11-23T04:00:00Z\n",
             "               mesh.yaml: bad\n               web.yaml: bad\n",
             "issuer         no answer since 2026-11-23T05:01:00Z\n",
             "audit log      off\n",
+            "older          2 older than an enrolment: no permission\n               3 in plaintext and older than STRICT\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -14,13 +14,14 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::serve::Listener;
 use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio::net::UnixStream;
 use tokio::net::unix::SocketAddr;
 
+use super::explain::{ExplainRequest, Explained};
 use super::view::{Certificates, ConnectionView, Status, WorkloadView};
 
 /// What the socket shows, made when it is asked for.
@@ -33,6 +34,8 @@ pub struct Inspect {
     pub connections: Box<dyn Fn() -> Vec<ConnectionView> + Send + Sync>,
     /// `/v1/certificates`.
     pub certificates: Box<dyn Fn() -> Certificates + Send + Sync>,
+    /// `/v1/explain`: the answer, or why there is none.
+    pub explain: Box<dyn Fn(&ExplainRequest) -> Result<Explained, String> + Send + Sync>,
 }
 
 /// A listener for root and the agent's own user alone.
@@ -107,8 +110,16 @@ pub fn serve(socket: AdminSocket, inspect: Inspect) -> impl Future<Output = io::
         .route("/v1/workloads", get(async |State(inspect): State<Arc<Inspect>>| json(&(inspect.workloads)())))
         .route("/v1/connections", get(async |State(inspect): State<Arc<Inspect>>| json(&(inspect.connections)())))
         .route("/v1/certificates", get(async |State(inspect): State<Arc<Inspect>>| json(&(inspect.certificates)())))
+        .route("/v1/explain", post(answer))
         .with_state(Arc::new(inspect));
     async move { axum::serve(socket, router).await }
+}
+
+async fn answer(State(inspect): State<Arc<Inspect>>, question: String) -> Response {
+    match serde_json::from_str(&question) {
+        Ok(question) => json(&(inspect.explain)(&question)),
+        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    }
 }
 
 fn json(value: &impl Serialize) -> Response {
@@ -121,7 +132,7 @@ fn json(value: &impl Serialize) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::client::ask;
+    use crate::admin::client::{ask, ask_about};
 
     fn inspect() -> Inspect {
         Inspect {
@@ -129,6 +140,10 @@ mod tests {
             workloads: Box::new(Vec::new),
             connections: Box::new(Vec::new),
             certificates: Box::new(Certificates::default),
+            explain: Box::new(|asked| match &*asked.source {
+                "" => Err("nobody asks".to_owned()),
+                source => Ok(Explained { source: source.to_owned(), ..Explained::default() }),
+            }),
         }
     }
 
@@ -139,6 +154,12 @@ mod tests {
         let serving = tokio::spawn(serve(AdminSocket::bind(&path).unwrap(), inspect()));
         let status: Status = ask(&path, "/v1/status").await.unwrap();
         assert_eq!(status.node, "a");
+        let asked = |source: &str| ExplainRequest { source: source.to_owned(), destination: String::new() };
+        let explained: Result<Explained, String> = ask_about(&path, "/v1/explain", &asked("shop/web")).await.unwrap();
+        assert_eq!(explained.unwrap().source, "shop/web");
+        let refused: Result<Explained, String> = ask_about(&path, "/v1/explain", &asked("")).await.unwrap();
+        assert_eq!(refused.unwrap_err(), "nobody asks");
+        assert!(ask_about::<Status>(&path, "/v1/explain", &"x").await.unwrap_err().to_string().contains("400"));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(ask::<Status>(&path, "/v1/other").await.unwrap_err().to_string().contains("404"));
         assert_eq!(AdminSocket::bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);

@@ -33,8 +33,23 @@ pub struct Status {
     pub workloads_pending: usize,
     /// Connections that are carried now.
     pub connections: usize,
+    /// Connections that are older than what the mesh asks of them.
+    pub older_connections: OlderConnections,
     /// The audit log, if there is one.
     pub audit: Option<AuditStatus>,
+}
+
+/// Connections that are older than their workload's enrolment, or in plaintext and older than STRICT.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct OlderConnections {
+    /// Older than the enrolment: reset since the agent runs.
+    pub destroyed: u64,
+    /// Older than the enrolment, and still there.
+    pub left: u64,
+    /// Why those could not be reset.
+    pub failing: Option<String>,
+    /// Plaintext at ports that have become strict since.
+    pub plaintext: u64,
 }
 
 /// Where one cipher's records are protected.
@@ -49,6 +64,8 @@ pub struct CipherPath {
 /// What configuration is in force.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Configuration {
+    /// The beginning of a SHA-256 over its documents: the same on nodes that have the same.
+    pub digest: String,
     /// Since when.
     pub in_force_since: String,
     /// A newer one that was rejected, if the files hold one.
@@ -118,6 +135,8 @@ pub struct ConnectionView {
     pub source: String,
     /// The end that it meant to reach.
     pub destination: String,
+    /// If that is a service: the endpoint that was chosen.
+    pub endpoint: Option<String>,
     /// The identity of this node's workload.
     pub workload: String,
     /// Who is at the other end; `None`: plaintext.

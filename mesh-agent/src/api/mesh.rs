@@ -38,6 +38,18 @@ pub struct MeshSpec {
     pub may_loosen: Option<Vec<Loosener>>,
     /// Who else is asked about connections that policies allow.
     pub authorization: Option<Authorization>,
+    /// What becomes of connections that are older than a workload's enrolment, or in plaintext and older than STRICT. Default:
+    /// `Destroy`.
+    pub existing_connections: Option<ExistingConnections>,
+}
+
+/// What becomes of connections that are older than the mesh.
+#[derive(Clone, Copy, Debug, Eq, JsonSchema, PartialEq)]
+pub enum ExistingConnections {
+    /// they are reset
+    Destroy,
+    /// they live, and are counted
+    Keep,
 }
 
 /// What inbound connections must be.

@@ -10,25 +10,28 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::explain::explained;
 use crate::admin::client::{AskError, ask};
 use crate::admin::show;
 use crate::admin::socket::Inspect;
 use crate::admin::table::Style;
 use crate::admin::view::{
-    AuditStatus, CertificateView, Certificates, CipherPath, Configuration, ConnectionView, IssuerStatus, Rejected,
-    Status, WorkloadView,
+    AuditStatus, CertificateView, Certificates, CipherPath, Configuration, ConnectionView, IssuerStatus,
+    OlderConnections, Rejected, Status, WorkloadView,
 };
 use crate::args::inspect::{InspectArgs, Output};
 use crate::identity::SvidManager;
 use crate::model::connection::DataPath;
-use crate::model::mesh::CipherSuite;
+use crate::model::mesh::{CipherSuite, MtlsMode};
 use crate::model::revocation::Serial;
 use crate::model::workload::NodeName;
 use crate::pod::Readiness;
 use crate::proxy::{Drain, Live, LiveConnections};
+use crate::state::MeshState;
 use crate::store::Store;
 use crate::telemetry::audit::{AuditHandle, AuditView};
-use crate::telemetry::{Metrics, moment};
+use crate::telemetry::metrics::OlderView;
+use crate::telemetry::{Direction, Metrics, moment};
 use crate::tls::datapath::DataPaths;
 
 /// Where everything is that can be looked at.
@@ -48,12 +51,15 @@ pub(super) struct Sources {
 impl Sources {
     pub(super) fn inspect(self) -> Inspect {
         let of = Arc::new(self);
-        let [status, workloads, connections, certificates] = [(); 4].map(|()| Arc::clone(&of));
+        let [status, workloads, connections, certificates, explain] = [(); 5].map(|()| Arc::clone(&of));
         Inspect {
             status: Box::new(move || status.status()),
             workloads: Box::new(move || workloads.workloads()),
             connections: Box::new(move || connections.live.all().iter().map(|live| connection(live)).collect()),
             certificates: Box::new(move || certificates.certificates(SystemTime::now())),
+            explain: Box::new(move |asked| {
+                explained(&explain.store.snapshot(), asked, SystemTime::now()).map_err(|error| error.to_string())
+            }),
         }
     }
 
@@ -76,6 +82,7 @@ impl Sources {
             pending,
             data_paths: self.cipher_paths(),
             configuration: Configuration {
+                digest: state.digest().to_string(),
                 in_force_since: second(config.in_force_since),
                 rejected: config.rejected.map(|(since, reason)| Rejected { since: second(since), reason }),
             },
@@ -89,8 +96,20 @@ impl Sources {
             workloads_enrolled: state.on_node(&self.node).count().saturating_sub(workloads_pending),
             workloads_pending,
             connections: self.live.count(),
+            older_connections: self.older(&state),
             audit: self.audit.as_ref().map(|audit| audit_status(audit.view())),
         }
+    }
+
+    fn older(&self, state: &MeshState) -> OlderConnections {
+        let is_older = |live: &&Arc<Live>| {
+            let mode =
+                state.at(live.destination.ip()).map(|at| state.modes().of(&at.uid, live.destination.port()).mode);
+            live.direction == Direction::Inbound && live.tls.is_none() && mode == Some(MtlsMode::Strict)
+        };
+        let OlderView { destroyed, left, failing } = self.metrics.older_view();
+        let plaintext = self.live.all().iter().filter(is_older).count();
+        OlderConnections { destroyed, left, failing, plaintext: u64::try_from(plaintext).unwrap_or(u64::MAX) }
     }
 
     fn cipher_paths(&self) -> Vec<CipherPath> {
@@ -144,6 +163,7 @@ fn connection(live: &Live) -> ConnectionView {
         direction: live.direction.label().to_owned(),
         source: live.source.to_string(),
         destination: live.destination.to_string(),
+        endpoint: live.endpoint.map(|endpoint| endpoint.to_string()),
         workload: live.workload.to_string(),
         peer: live.tls.as_ref().map(|tls| tls.peer.to_string()),
         cipher: info.map(|info| info.cipher.name().to_owned()),
@@ -221,10 +241,19 @@ async fn text<T: DeserializeOwned + Serialize>(
     table: impl Fn(&T, Style) -> String,
 ) -> Result<String, InspectError> {
     let answer: T = ask(socket, view).await?;
+    in_form(&answer, output, || table(&answer, style_of_stdout()))
+}
+
+/// What a command prints: an answer as `text`, or for programs.
+pub(super) fn in_form(
+    answer: &impl Serialize,
+    output: Output,
+    text: impl FnOnce() -> String,
+) -> Result<String, InspectError> {
     match output {
-        Output::Json => Ok(serde_json::to_string_pretty(&answer)? + "\n"),
-        Output::Table => Ok(table(&answer, style_of_stdout())),
-        Output::Yaml => serde_saphyr::to_string(&answer).map_err(|error| InspectError::Yaml(error.to_string())),
+        Output::Json => Ok(serde_json::to_string_pretty(answer)? + "\n"),
+        Output::Table => Ok(text()),
+        Output::Yaml => serde_saphyr::to_string(answer).map_err(|error| InspectError::Yaml(error.to_string())),
     }
 }
 

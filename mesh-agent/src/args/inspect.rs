@@ -28,3 +28,20 @@ pub struct InspectArgs {
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
 }
+
+/// For `explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Directory of YAML documents to go by, instead of what the running agent has in force.
+    #[arg(long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    /// Who connects: `namespace/name` or an address.
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// To what: `10.1.2.3:80`, `[fd00::1]:80`, or `namespace/name:80` of a workload or a service.
+    #[arg(value_name = "DST:PORT")]
+    pub destination: String,
+    /// Where and how.
+    #[command(flatten)]
+    pub inspect: InspectArgs,
+}

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use super::error::ConfigError;
 use super::object::Object;
 use super::rego::{RegoDraft, Source};
+use super::service::{self, ServiceDraft};
 use super::workload::Draft;
-use super::{ConfigErrors, MeshConfig, SourceFile};
+use super::{ConfigDigest, ConfigErrors, MeshConfig, SourceFile};
 use crate::model::mesh::{IssuerSource, Mesh};
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, PolicyName, Scope};
 use crate::model::rego::{RegoBody, RegoSettings};
 use crate::model::revocation::Revocation;
+use crate::model::service::ServiceUid;
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::svid::TrustBundle;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
@@ -72,6 +74,7 @@ pub(super) struct Assembly {
     federated: Named<TrustDomain, TrustBundle>,
     peer_authentication: Named<PolicyName, PeerAuthentication>,
     revocations: Named<String, Revocation>,
+    services: Named<ServiceUid, ServiceDraft>,
 }
 
 /// Objects of one kind by name, each with its place.
@@ -123,6 +126,10 @@ impl Assembly {
             Object::Revocation(revocation) => {
                 let name = revocation.name.clone();
                 add_named(&mut self.revocations, &mut self.errors, NAME, (place, name, revocation));
+            }
+            Object::Service(draft) => {
+                let name = draft.uid.clone();
+                add_named(&mut self.services, &mut self.errors, NAME, (place, name, draft));
             }
             Object::Workload(draft) => self.add_workload(place, draft),
         }
@@ -194,10 +201,14 @@ impl Assembly {
         });
         let (federated, revocations) = (objects(self.federated), objects(self.revocations));
         workloads.sort_by(|one: &Workload, other| one.uid.cmp(&other.uid));
+        let services = service::finish(self.services.into_values(), &workloads).unwrap_or_else(|mistakes| {
+            self.errors.extend(mistakes);
+            Vec::new()
+        });
         match self.mesh_settings {
             Some(mesh) if self.errors.is_empty() => {
                 let rego = rego.map(Arc::new);
-                let outside = BTreeSet::new();
+                let (outside, digest) = (BTreeSet::new(), ConfigDigest::default());
                 Ok(MeshConfig {
                     mesh,
                     workloads,
@@ -206,7 +217,9 @@ impl Assembly {
                     peer_authentication,
                     federated,
                     rego,
+                    services,
                     revocations,
+                    digest,
                 })
             }
             _ => {

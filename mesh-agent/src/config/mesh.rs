@@ -6,8 +6,8 @@ use super::rego::RegoDraft;
 use super::walk::{Fields, Node};
 use super::{policy, rego, value};
 use crate::model::mesh::{
-    CaFiles, CipherSuite, DataPathMode, IssuerSettings, IssuerSource, KeyExchange, Mesh, MtlsMode, SvidSettings,
-    Timeouts, TlsSettings,
+    CaFiles, CipherSuite, DataPathMode, ExistingConnections, IssuerSettings, IssuerSource, KeyExchange, Mesh, MtlsMode,
+    SvidSettings, Timeouts, TlsSettings,
 };
 
 /// Bounds of a time limit: below, nothing would ever succeed; above, nothing would ever be cleaned up.
@@ -36,6 +36,7 @@ pub(super) fn lower(spec: &Node<'_>) -> Option<(Mesh, Option<RegoDraft>)> {
         "minimumMode",
         "mayLoosen",
         "authorization",
+        "existingConnections",
     ])?;
     let trust_domain = fields.required("trustDomain").and_then(|node| node.parse(value::trust_domain));
     let mtls = fields.optional("mtls").and_then(|node| node.object(&["mode", "plaintextDetection"]));
@@ -43,11 +44,14 @@ pub(super) fn lower(spec: &Node<'_>) -> Option<(Mesh, Option<RegoDraft>)> {
     let tls = fields.optional("tls").map(|node| tls(&node));
     let timeouts = timeouts(&fields, mtls.as_ref());
     let issuer = fields.required("issuer").and_then(|node| issuer(&node));
+    let existing = value::choice(&[("Destroy", ExistingConnections::Destroy), ("Keep", ExistingConnections::Keep)]);
+    let existing = fields.optional("existingConnections").and_then(|node| node.parse(existing));
     let rego = fields.optional("authorization").and_then(|node| rego::lower(&node));
     let mesh = Mesh {
         trust_domain: trust_domain?,
         mode: mtls.as_ref().and_then(|mtls| mtls.optional("mode")).and_then(|node| mode(&node)).unwrap_or_default(),
         bounds: policy::bounds(&fields),
+        existing: existing.unwrap_or_default(),
         pod_ranges: pod_ranges.unwrap_or_default(),
         tls: tls.unwrap_or_default(),
         timeouts,

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::rego::RegoDraft;
+use super::service::ServiceDraft;
 use super::walk::{Fields, Node, Report, closest};
 use super::workload::Draft;
-use super::{authorization, federation, mesh, peer_authentication, revocation, value, workload};
+use super::{authorization, federation, mesh, peer_authentication, revocation, service, value, workload};
 use crate::model::mesh::Mesh;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::revocation::Revocation;
@@ -20,7 +21,7 @@ use crate::model::svid::TrustBundle;
 pub const API_GROUP: &str = "mesh.hauberk.dev";
 /// The only version so far.
 pub const API_VERSION: &str = "v1alpha1";
-/// Every kind, with its plural as the Kubernetes API has it.
+/// Every kind that the Kubernetes API has as well, with its plural there.
 pub const KINDS: [(&str, &str); 6] = [
     ("AuthorizationPolicy", "authorizationpolicies"),
     ("FederatedTrustDomain", "federatedtrustdomains"),
@@ -29,10 +30,12 @@ pub const KINDS: [(&str, &str); 6] = [
     ("Revocation", "revocations"),
     ("Workload", "workloads"),
 ];
+/// In files alone: a cluster has services of its own.
+const FILE_KINDS: [&str; 1] = ["Service"];
 /// Kinds whose objects belong to a namespace, or to none and so to the whole mesh.
 const POLICIES: [&str; 2] = ["AuthorizationPolicy", "PeerAuthentication"];
-/// The only kind whose objects must belong to a namespace.
-const NAMESPACED: &str = "Workload";
+/// Kinds whose objects must belong to a namespace.
+const NAMESPACED: [&str; 2] = ["Service", "Workload"];
 
 /// An object that is right in itself.
 #[derive(Debug)]
@@ -42,6 +45,7 @@ pub(super) enum Object {
     Mesh(Box<Mesh>, Option<RegoDraft>),
     PeerAuthentication(PeerAuthentication),
     Revocation(Revocation),
+    Service(ServiceDraft),
     Workload(Draft),
 }
 
@@ -70,6 +74,7 @@ pub(super) fn lower(document: &Value, report: &Report) -> Option<Object> {
         "Mesh" => mesh::lower(&spec?).map(|(mesh, rego)| Object::Mesh(Box::new(mesh), rego)),
         "PeerAuthentication" => peer_authentication::lower(&metadata, &spec?).map(Object::PeerAuthentication),
         "Revocation" => revocation::lower(&metadata, &spec?).map(Object::Revocation),
+        "Service" => service::lower(&metadata, &spec?).map(Object::Service),
         _ => workload::lower(&metadata, &spec?).map(Object::Workload),
     }
 }
@@ -91,8 +96,8 @@ fn api_version(text: &str) -> Result<(), String> {
 }
 
 fn kind(text: &str) -> Result<&'static str, String> {
-    let kinds = KINDS.map(|(kind, _)| kind);
-    if let Some(kind) = kinds.into_iter().find(|kind| *kind == text) {
+    let kinds: Vec<_> = KINDS.iter().map(|(kind, _)| *kind).chain(FILE_KINDS).collect();
+    if let Some(kind) = kinds.iter().find(|kind| **kind == text) {
         return Ok(kind);
     }
     let hint = closest(text, &kinds).map(|kind| format!(", did you mean `{kind}`?"));
@@ -122,7 +127,7 @@ pub(super) fn labels(node: &Node<'_>) -> BTreeMap<String, String> {
 }
 
 fn namespace(fields: &Fields<'_>, kind: &str) -> Option<String> {
-    if kind == NAMESPACED {
+    if NAMESPACED.contains(&kind) {
         return fields.required("namespace").and_then(|node| node.parse(value::dns_label));
     }
     let node = fields.optional("namespace");

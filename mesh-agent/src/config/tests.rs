@@ -13,6 +13,7 @@ mod federation;
 mod issuer;
 mod policy;
 mod revocation;
+mod service;
 
 const MESH: &str = "
 apiVersion: mesh.hauberk.dev/v1alpha1

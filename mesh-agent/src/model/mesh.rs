@@ -19,6 +19,8 @@ pub struct Mesh {
     pub mode: MtlsMode,
     /// What policies may say.
     pub bounds: PolicyBounds,
+    /// What becomes of connections that are older than the mesh.
+    pub existing: ExistingConnections,
     /// Where pods have their addresses: a destination in here that no workload has yet is waited for.
     pub pod_ranges: Vec<IpNet>,
     /// What is offered and accepted in a handshake.
@@ -27,6 +29,16 @@ pub struct Mesh {
     pub timeouts: Timeouts,
     /// Who signs SVIDs.
     pub issuer: IssuerSettings,
+}
+
+/// What becomes of a workload's connections that are older than its enrolment, or in plaintext and older than STRICT.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ExistingConnections {
+    /// They are reset: both ends connect again, through the mesh.
+    #[default]
+    Destroy,
+    /// They live until their ends close them, and are counted.
+    Keep,
 }
 
 /// What an inbound connection must be.

@@ -9,10 +9,11 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::enrol::{self, Enrolled, Place, PodError};
 use super::numbers::Numbers;
+use super::older::Older;
 use super::readiness::{Readiness, Stage};
 use super::sandboxes::Sandboxes;
 use crate::bpf::{BpfError, Kernel, Maps};
@@ -42,6 +43,8 @@ pub struct PodManager<S> {
     pub cgroup_root: PathBuf,
     /// Pods that were handed over before they run.
     pub sandboxes: Sandboxes,
+    /// The id of the agent's own cgroup.
+    pub own_cgroup: u64,
     /// The SVIDs.
     pub svids: Arc<SvidManager>,
     /// What `/readyz` shows.
@@ -57,6 +60,7 @@ struct Held<G> {
     workload: Arc<Workload>,
     netns: Arc<Netns>,
     number: u32,
+    older: Older,
     carried: Carried<G>,
 }
 
@@ -119,22 +123,41 @@ where
                 self.withdraw_others(&maps, &mut numbers, &pods)?;
             }
             waiting |= pods.values().any(|held| matches!(held.carried, Carried::Waiting(_)));
-            tokio::select! {
-                () = self.store.changed() => {}
-                () = self.sandboxes.changed() => {}
-                Some(answer) = asking.join_next() => {
-                    let answer = answer.unwrap_or_else(|panic| resume_unwind(panic.into_panic()));
-                    let uid = answer.0.clone();
-                    if self.try_serve(&mut pods, answer) {
-                        asked.remove(&uid);
-                    } else {
-                        // It is asked for again, but not at once.
-                        failed.insert(uid);
+            let retry = Instant::now() + RETRY;
+            loop {
+                self.look_for_older(&mut pods).await;
+                let due = pods.values().filter_map(|held| held.older.due()).min();
+                tokio::select! {
+                    () = self.store.changed() => {}
+                    () = self.sandboxes.changed() => {}
+                    Some(answer) = asking.join_next() => {
+                        let answer = answer.unwrap_or_else(|panic| resume_unwind(panic.into_panic()));
+                        let uid = answer.0.clone();
+                        if self.try_serve(&mut pods, answer) {
+                            asked.remove(&uid);
+                        } else {
+                            // It is asked for again, but not at once.
+                            failed.insert(uid);
+                        }
                     }
+                    () = sleep_until(retry), if waiting => asked = &asked - &std::mem::take(&mut failed),
+                    () = sleep_until(due.unwrap_or(retry)), if due.is_some() => continue,
                 }
-                () = sleep(RETRY), if waiting => asked = &asked - &std::mem::take(&mut failed),
+                break;
             }
+            pods.values_mut().for_each(|held| held.older.reconsider());
         }
+    }
+
+    /// Looks at the pods that are due for connections that are older than their enrolment.
+    async fn look_for_older(&self, pods: &mut Pods<G>) {
+        let (state, now, mut destroyed) = (self.store.snapshot(), Instant::now(), 0);
+        for held in pods.values_mut().filter(|held| held.older.due().is_some_and(|due| due <= now)) {
+            destroyed += held.older.look(&state, &held.workload, &held.netns, self.own_cgroup).await;
+        }
+        let left = pods.values().map(|held| held.older.left).sum();
+        let failing = pods.values().find_map(|held| held.older.failing.clone());
+        self.metrics.older_connections(destroyed, left, failing);
     }
 
     /// Lets the kernel hold the pod's connections, from now on. Returns whether it does.
@@ -171,11 +194,11 @@ where
     ) -> Result<Held<G>, PodError> {
         let place = self.locate(workload)?;
         let mut netns = place.netns;
+        let again = numbers.has(netns.cookie());
         // Its sysctls are restored when the last user lets go of it, so there must not be two.
         let netns = match kept.filter(|kept| kept.cookie() == netns.cookie()) {
             Some(kept) => kept,
             None => {
-                let again = numbers.has(netns.cookie());
                 enrol::reuse_ports(&mut netns, workload, again);
                 Arc::new(netns)
             }
@@ -184,7 +207,8 @@ where
         let listeners = enrol::open_listeners(maps, workload, &netns, number)?;
         enrol::attach(&mut self.kernel, &netns)?;
         enrol::publish(maps, workload, place.cgroup, cookie, number)?;
-        Ok(Held { workload: Arc::clone(workload), netns, number, carried: Carried::Waiting(listeners) })
+        let (older, carried) = (Older::of(again), Carried::Waiting(listeners));
+        Ok(Held { workload: Arc::clone(workload), netns, number, older, carried })
     }
 
     fn locate(&self, workload: &Workload) -> Result<Place, PodError> {

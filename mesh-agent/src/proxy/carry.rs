@@ -51,6 +51,7 @@ where
         () = silent(remote, limits.dead_peer) => Err("peer_dead"),
         // A relay that never rests leaves no share of the task's budget for others.
         Some(lost) = unconstrained(until_lost(standing)) => {
+            lost.count(&pod.shared.metrics);
             summary.policy = lost.policy;
             Err(lost.reason)
         }

@@ -44,7 +44,8 @@ pub(super) async fn serve(pod: &PodProxy, socket: &TcpStream, summary: &mut Conn
         () = permit.evicted() => Err(End::Denied(gate::TOO_MANY)),
     };
     drop(permit);
-    let admit = async |summary: &mut ConnectionSummary| Standing::of(pod, summary).admit(summary).await;
+    let metrics = &pod.shared.metrics;
+    let admit = async |summary: &mut ConnectionSummary| Standing::of(pod, summary).admit(summary, metrics).await;
     match opened {
         Ok(Opened::Mesh(session)) => {
             let TlsSession { stream, peer, chain, info } = *session;

@@ -30,6 +30,8 @@ pub struct Live {
     pub source: SocketAddr,
     /// The end that it meant to reach.
     pub destination: SocketAddr,
+    /// If that is a service: the endpoint that was chosen.
+    pub endpoint: Option<SocketAddr>,
     /// The identity of this node's workload.
     pub workload: SpiffeId,
     /// The authenticated peer; `None`: plaintext.
@@ -79,6 +81,7 @@ impl LiveConnections {
             direction: summary.direction,
             source: summary.source,
             destination: summary.destination,
+            endpoint: summary.endpoint.as_ref().and_then(|(_, endpoint)| *endpoint),
             workload: summary.workload.clone(),
             tls: summary.tls.clone(),
             process: summary.process.clone(),

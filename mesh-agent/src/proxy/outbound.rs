@@ -1,5 +1,6 @@
 //! One connection of a pod: finds out where it was meant to go and takes it there, as mTLS if that is in the mesh.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use super::socket::Borrowed;
 use super::standing::Standing;
 use super::upstream;
 use crate::model::spiffe::SpiffeId;
-use crate::state::{Fallback, Route, route};
+use crate::state::{Fallback, MeshState, Route, Target, choose, route};
 use crate::telemetry::{ConnectionSummary, Direction, End, Tls};
 use crate::tls::handshake;
 
@@ -28,9 +29,22 @@ pub(super) async fn serve(pod: &PodProxy, stream: &TcpStream, summary: &mut Conn
     }
     summary.destination = SocketAddr::new(IpAddr::from(facts.address), facts.port);
     summary.process = Some((command(&facts), facts.tgid));
-    match settle(pod, summary.destination).await {
-        Route::Mesh(expected) => mesh(pod, stream, summary, &expected).await,
-        Route::Plaintext | Route::Unknown(Fallback::Plaintext) => plaintext(pod, stream, summary).await,
+    let state = pod.shared.store.snapshot();
+    let endpoint = match choose(&state, &pod.workload, summary.source.ip(), summary.destination, random()) {
+        Target::Itself(address) => address,
+        Target::Endpoint(service, address) => {
+            summary.endpoint = Some((service.uid.clone(), Some(address)));
+            address
+        }
+        Target::Nowhere(service, none) => {
+            summary.endpoint = Some((service.uid.clone(), None));
+            return End::Failed(none.reason());
+        }
+    };
+    drop(state);
+    match settle(pod, endpoint).await {
+        Route::Mesh(expected) => mesh(pod, stream, summary, endpoint, &expected).await,
+        Route::Plaintext | Route::Unknown(Fallback::Plaintext) => plaintext(pod, stream, summary, endpoint).await,
         Route::Unknown(Fallback::Reset) => End::Denied("unknown_destination"),
     }
 }
@@ -38,16 +52,23 @@ pub(super) async fn serve(pod: &PodProxy, stream: &TcpStream, summary: &mut Conn
 /// Routes, and waits a while for a destination that is not known yet. Still unknown: its fallback holds.
 async fn settle(pod: &PodProxy, destination: SocketAddr) -> Route {
     let state = pod.shared.store.snapshot();
-    let found = route(&state, destination);
+    let found = route(&state, &pod.workload, destination);
     if !matches!(found, Route::Unknown(_)) {
         return found;
     }
     let limit = state.mesh().timeouts.unknown_destination;
-    let known = pod.shared.store.wait_for(|state| !matches!(route(state, destination), Route::Unknown(_)));
-    timeout(limit, known).await.map_or(found, |state| route(&state, destination))
+    let route = |state: &MeshState| route(state, &pod.workload, destination);
+    let known = pod.shared.store.wait_for(|state| !matches!(route(state), Route::Unknown(_)));
+    timeout(limit, known).await.map_or(found, |state| route(&state))
 }
 
-async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummary, expected: &SpiffeId) -> End {
+async fn mesh(
+    pod: &PodProxy,
+    socket: &TcpStream,
+    summary: &mut ConnectionSummary,
+    endpoint: SocketAddr,
+    expected: &SpiffeId,
+) -> End {
     let config = match pod.contexts.client(expected) {
         Ok(config) => config,
         Err(error) => {
@@ -55,18 +76,16 @@ async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummar
             return End::Failed("tls_configuration");
         }
     };
-    let upstream = match upstream::outer(pod, summary.source, summary.destination).await {
+    let upstream = match upstream::outer(pod, summary.source, endpoint).await {
         Ok(upstream) => upstream,
         Err(error) => return End::Failed(error.reason()),
     };
     let (began, limit) = (Instant::now(), pod.shared.store.snapshot().mesh().timeouts.handshake);
     let session =
-        match handshake::connect(Borrowed(&upstream), summary.destination.ip(), config, &pod.shared.data_paths, limit)
-            .await
-        {
+        match handshake::connect(Borrowed(&upstream), endpoint.ip(), config, &pod.shared.data_paths, limit).await {
             Ok(session) => session,
             Err(error) => {
-                tracing::debug!(%error, dst.addr = %summary.destination, "handshake failed");
+                tracing::debug!(%error, dst.addr = %endpoint, "handshake failed");
                 return End::Unproven(error.reason());
             }
         };
@@ -76,20 +95,26 @@ async fn mesh(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummar
     }
     pod.shared.metrics.handshake(Direction::Outbound, &session.info, began.elapsed());
     summary.tls = Some(Tls { peer: session.peer, chain: session.chain, info: session.info });
-    if let Err(end) = Standing::of(pod, summary).admit(summary).await {
+    if let Err(end) = Standing::of(pod, summary).admit(summary, &pod.shared.metrics).await {
         return end;
     }
     let down = Side { stream: Borrowed(socket), socket };
     carry(pod, down, Side { stream: session.stream, socket: &upstream }, summary).await
 }
 
-async fn plaintext(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummary) -> End {
-    let upstream = match upstream::outer(pod, summary.source, summary.destination).await {
+async fn plaintext(pod: &PodProxy, socket: &TcpStream, summary: &mut ConnectionSummary, endpoint: SocketAddr) -> End {
+    let upstream = match upstream::outer(pod, summary.source, endpoint).await {
         Ok(upstream) => upstream,
         Err(error) => return End::Failed(error.reason()),
     };
     let down = Side { stream: Borrowed(socket), socket };
     carry(pod, down, Side { stream: Borrowed(&upstream), socket: &upstream }, summary).await
+}
+
+/// For the choice among endpoints; nobody gains by foretelling it.
+fn random() -> u64 {
+    // The standard library's keys are new for each state.
+    RandomState::new().build_hasher().finish()
 }
 
 fn command(facts: &SockFacts) -> String {

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use super::listed::Listed;
 use super::listener::PodProxy;
 use super::rego::{Decision, NO_ANSWER, Rego};
-use crate::model::mesh::MtlsMode;
+use crate::model::mesh::{ExistingConnections, MtlsMode};
 use crate::model::policy::PolicyName;
 use crate::model::revocation::{CertificateId, Serial};
 use crate::model::spiffe::SpiffeId;
@@ -25,10 +25,13 @@ use crate::model::workload::WorkloadUid;
 use crate::policy::{Cause, Connection, Verdict};
 use crate::state::{MeshState, rego_input};
 use crate::store::Store;
-use crate::telemetry::{ConnectionSummary, Direction, End};
+use crate::telemetry::{ConnectionSummary, Direction, End, Metrics, Refusal};
 
 /// The longest sleep: timers stand still while a machine sleeps, and don't see that its clock was set.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
+
+/// Under which a decision in Rego is counted; no document has such a name.
+const REGO: &str = "(rego)";
 
 /// Live connections are asked about no more often.
 const MIN_RECHECK: Duration = Duration::from_secs(1);
@@ -82,6 +85,14 @@ impl Lost {
     fn by(reason: &'static str) -> Self {
         Self { reason, policy: None, rule: None, rego: None }
     }
+
+    /// Counts the decision, if a document or a policy in Rego made it.
+    pub(super) fn count(&self, metrics: &Metrics) {
+        let asked = self.rego.as_ref().map(|_| REGO);
+        if let Some(by) = self.policy.as_ref().map(PolicyName::as_str).or(asked) {
+            metrics.decided("deny", Some(by));
+        }
+    }
 }
 
 /// A connection that has standing.
@@ -107,9 +118,9 @@ impl Standing {
     }
 
     /// Refuses the connection if it has no standing even now; notes the policy that decided.
-    pub(super) async fn admit(&self, summary: &mut ConnectionSummary) -> Result<(), End> {
+    pub(super) async fn admit(&self, summary: &mut ConnectionSummary, metrics: &Metrics) -> Result<(), End> {
         let (state, now) = (self.store.snapshot(), SystemTime::now());
-        let judged = match self.judge(&state, now) {
+        let judged = match self.judge(&state, now, false) {
             Ok(good) => match self.ask(&state, now).await {
                 Ok(()) => Ok(good),
                 Err(lost) => Err((lost, good.audited)),
@@ -118,14 +129,21 @@ impl Standing {
         };
         match judged {
             Ok(Good { policy, audited }) => {
-                audited.iter().for_each(|policy| self.matched(policy));
+                audited.iter().for_each(|policy| self.matched(policy, metrics));
+                if self.access.is_some() {
+                    metrics.decided("allow", policy.as_ref().map(PolicyName::as_str));
+                }
                 summary.policy = policy;
                 Ok(())
             }
             Err((lost, audited)) => {
-                audited.iter().for_each(|policy| self.matched(policy));
-                let Lost { reason, policy, .. } = self.audited(lost);
+                audited.iter().for_each(|policy| self.matched(policy, metrics));
+                lost.count(metrics);
+                let Lost { reason, policy, rule, rego } = lost;
                 summary.policy = policy;
+                let decision =
+                    rego.map(|decision| (decision.id.to_string(), decision.detail.as_deref().map(str::to_owned)));
+                summary.refusal = Some(Refusal { own_serial: self.own.1.clone(), rule, decision });
                 Err(End::Denied(reason))
             }
         }
@@ -135,7 +153,7 @@ impl Standing {
     pub(super) async fn until_lost(mut self) -> Lost {
         loop {
             let (now, state) = (SystemTime::now(), self.store.snapshot());
-            if let Err((lost, _)) = self.judge(&state, now) {
+            if let Err((lost, _)) = self.judge(&state, now, true) {
                 return self.audited(lost);
             }
             // That nobody answers is no denial: what was allowed outlives an outage, and only new connections are refused.
@@ -155,7 +173,8 @@ impl Standing {
         }
     }
 
-    fn judge(&self, state: &Arc<MeshState>, now: SystemTime) -> Result<Good, (Lost, Vec<PolicyName>)> {
+    /// `lives`: it was admitted before.
+    fn judge(&self, state: &Arc<MeshState>, now: SystemTime, lives: bool) -> Result<Good, (Lost, Vec<PolicyName>)> {
         let lost = |reason| Err((Lost::by(reason), Vec::new()));
         if let Some(peer) = &self.peer {
             let (own, own_serial) = &self.own;
@@ -175,7 +194,8 @@ impl Standing {
         }
         let Some(access) = &self.access else { return Ok(Good { policy: None, audited: Vec::new() }) };
         let mode = state.modes().of(&self.workload, access.destination.port());
-        if self.peer.is_none() && mode.mode == MtlsMode::Strict {
+        let stays = lives && state.mesh().existing == ExistingConnections::Keep;
+        if self.peer.is_none() && mode.mode == MtlsMode::Strict && !stays {
             return Err((Lost { policy: mode.by.clone(), ..Lost::by("plaintext_refused") }, Vec::new()));
         }
         let connection = Connection {
@@ -239,7 +259,8 @@ impl Standing {
         lost
     }
 
-    fn matched(&self, policy: &PolicyName) {
+    fn matched(&self, policy: &PolicyName, metrics: &Metrics) {
+        metrics.decided("audit", Some(policy.as_str()));
         tracing::info!(
             target: "audit",
             reason = "audit_policy",

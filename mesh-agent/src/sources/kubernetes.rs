@@ -266,8 +266,18 @@ pub enum Rejection {
 }
 
 fn only_pods_differ(now: &MeshConfig, next: &MeshConfig) -> bool {
-    let MeshConfig { mesh, workloads: _, outside: _, authorization, peer_authentication, federated, rego, revocations } =
-        now;
+    let MeshConfig {
+        mesh,
+        workloads: _,
+        outside: _,
+        authorization,
+        peer_authentication,
+        federated,
+        rego,
+        services: _,
+        revocations,
+        digest: _,
+    } = now;
     (mesh, authorization, peer_authentication) == (&next.mesh, &next.authorization, &next.peer_authentication)
         && (federated, rego, revocations) == (&next.federated, &next.rego, &next.revocations)
 }

@@ -77,6 +77,8 @@ impl Watch {
     /// Publishes each good configuration and reports each that isn't, for ever.
     pub async fn run(mut self, publisher: Publisher, metrics: Arc<Metrics>) -> Infallible {
         metrics.configuration(SystemTime::now(), None);
+        let (workloads, revocations) = (self.in_force.workloads.len(), self.in_force.revocations.len());
+        tracing::info!(target: "audit", digest = %self.in_force.digest, workloads, revocations, "configuration taken");
         let mut timer = interval(LOOK);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -92,8 +94,11 @@ impl Watch {
                 Some(Ok(())) => {
                     publisher.publish(MeshState::new(self.in_force.clone()));
                     metrics.configuration(SystemTime::now(), None);
+                    let policies = self.in_force.policy_names();
+                    metrics.keep_policies(|policy| policies.contains(policy));
                     tracing::info!(
                         target: "audit",
+                        digest = %self.in_force.digest,
                         workloads = self.in_force.workloads.len(),
                         revocations = self.in_force.revocations.len(),
                         "changed configuration taken"

@@ -1,15 +1,12 @@
 //! Explains what would become of a connection, and why: the same rules as for a real one, asked step by step.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
-
-use jiff::Timestamp;
 
 use super::{Fallback, MeshState, Route, route};
 use crate::model::spiffe::SpiffeId;
 use crate::model::workload::{Workload, WorkloadUid};
-use crate::policy::{Cause, Connection, Considered, Decision, EffectiveMode, Verdict};
+use crate::policy::{Connection, Considered, Decision, EffectiveMode};
 
 /// What would become of a connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -48,10 +45,12 @@ pub fn explain(state: &MeshState, source: &Workload, destination: SocketAddr, no
     let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
     let of_family = |address: &&IpAddr| address.is_ipv6() == destination.is_ipv6();
     let source_address = *source.addresses.iter().find(of_family)?;
-    let route = route(state, destination);
+    let route = route(state, source, destination);
     let port = destination.port();
     // What its owner excludes at either end doesn't meet the agent there.
-    let workload = state.at(destination.ip()).filter(|workload| !workload.exclude.inbound_ports.contains(&port));
+    let workload = state
+        .at(destination.ip())
+        .filter(|workload| workload.uid != source.uid && !workload.exclude.inbound_ports.contains(&port));
     let arrival = workload.map(|workload| {
         let peer = matches!(route, Route::Mesh(_)).then_some(&source.identity);
         let connection = Connection { peer, source: source_address, destination, now };
@@ -73,59 +72,5 @@ impl Explanation {
     pub fn is_allowed(&self) -> bool {
         !matches!(self.route, Route::Unknown(Fallback::Reset))
             && self.arrival.as_ref().is_none_or(|arrival| arrival.decision.is_allowed())
-    }
-}
-
-impl fmt::Display for Explanation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = if self.is_allowed() { "allowed" } else { "denied" };
-        writeln!(f, "{} ({}) to {}: {verdict}", self.source, self.source_address, self.destination)?;
-        match &self.route {
-            Route::Mesh(expected) => writeln!(f, "  route   mutual TLS as {}, expects {expected}", self.source_id)?,
-            Route::Plaintext => writeln!(f, "  route   plaintext")?,
-            Route::Unknown(Fallback::Plaintext) => {
-                writeln!(f, "  route   nobody's address of the pod ranges: plaintext")?
-            }
-            Route::Unknown(Fallback::Reset) => writeln!(f, "  route   nobody's address of the pod ranges: reset")?,
-        }
-        match &self.arrival {
-            Some(arrival) => arrival.fmt(f),
-            None => writeln!(f, "  policy  not asked: no agent of the mesh is at the other end"),
-        }
-    }
-}
-
-impl fmt::Display for Arrival {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = self.mode.by.as_ref().map_or("the Mesh".to_owned(), |by| format!("PeerAuthentication {by}"));
-        let limited = if self.mode.is_limited { ", which wanted less than the Mesh allows" } else { "" };
-        writeln!(f, "  mode    {} at {}, by {by}{limited}", self.mode.mode.name(), self.workload)?;
-        match &self.decision.verdict {
-            Verdict::Allowed(None) => writeln!(f, "  policy  allowed: no ALLOW policy selects {}", self.workload)?,
-            Verdict::Allowed(Some(Cause { policy, rule })) => {
-                writeln!(f, "  policy  allowed by {policy}{}", Nth(*rule))?
-            }
-            Verdict::Denied(Cause { policy, rule: None }) => {
-                writeln!(f, "  policy  denied: no rule of {policy}, or of another ALLOW policy beside it, matches")?;
-            }
-            Verdict::Denied(Cause { policy, rule }) => writeln!(f, "  policy  denied by {policy}{}", Nth(*rule))?,
-        }
-        if let Some(until) = self.holds_until.and_then(|until| Timestamp::try_from(until).ok()) {
-            writeln!(f, "  until   {until:.0}, when a time window begins or ends")?;
-        }
-        for Considered { policy, action, rule } in &self.considered {
-            let matches = if rule.is_some() { "matches" } else { "no match" };
-            writeln!(f, "  asked   {:<5} {policy}: {matches}{}", action.name(), Nth(*rule))?;
-        }
-        Ok(())
-    }
-}
-
-/// A rule, as a document's author finds it.
-struct Nth(Option<usize>);
-
-impl fmt::Display for Nth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |rule| write!(f, ", spec.rules[{rule}]"))
     }
 }

@@ -8,7 +8,6 @@ use crate::policy::*;
 use std::time::{Duration, UNIX_EPOCH};
 
 mod bounds;
-mod explained;
 mod modes;
 mod naive;
 mod random;

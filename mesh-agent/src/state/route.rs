@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use super::MeshState;
 use crate::model::mesh::MtlsMode;
 use crate::model::spiffe::SpiffeId;
+use crate::model::workload::Workload;
 
 /// What becomes of one outbound connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -28,8 +29,12 @@ pub enum Fallback {
     Reset,
 }
 
-/// Routes a connection to its original destination.
-pub fn route(state: &MeshState, destination: SocketAddr) -> Route {
+/// Routes a connection of `source` to its destination: the original one, or the endpoint chosen for it.
+pub fn route(state: &MeshState, source: &Workload, destination: SocketAddr) -> Route {
+    // Behind a service it may be the pod itself: that never leaves it, and meets no agent.
+    if source.addresses.contains(&destination.ip()) {
+        return Route::Plaintext;
+    }
     match state.at(destination.ip()) {
         Some(workload) if !workload.announced => unknown(state),
         Some(workload) if workload.exclude.inbound_ports.contains(&destination.port()) => Route::Plaintext,
@@ -66,13 +71,19 @@ mod tests {
              apiVersion: mesh.hauberk.dev/v1alpha1\n\
              kind: Workload\n\
              metadata: {{name: web, namespace: shop}}\n\
-             spec: {{node: b, addresses: [10.0.0.2, 'fd00::2'], exclude: {{inboundPorts: [9090]}}}}\n"
+             spec: {{node: b, addresses: [10.0.0.2, 'fd00::2'], exclude: {{inboundPorts: [9090]}}}}\n\
+             ---\n\
+             apiVersion: mesh.hauberk.dev/v1alpha1\n\
+             kind: Workload\n\
+             metadata: {{name: cart, namespace: shop}}\n\
+             spec: {{node: a, addresses: [10.0.0.9]}}\n"
         );
         MeshState::new(parse(&[SourceFile { name: "mesh.yaml".into(), text }]).unwrap())
     }
 
     fn check(mode: &str, destination: &str) -> Route {
-        route(&state(mode), destination.parse().unwrap())
+        let state = state(mode);
+        route(&state, state.at("10.0.0.9".parse().unwrap()).unwrap(), destination.parse().unwrap())
     }
 
     #[test]
@@ -82,6 +93,11 @@ mod tests {
             assert_eq!(check("STRICT", destination), web);
             assert_eq!(check("PERMISSIVE", destination), web);
         }
+    }
+
+    #[test]
+    fn a_pods_own_address_stays_in_the_pod() {
+        assert_eq!(check("STRICT", "10.0.0.9:80"), Route::Plaintext);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::metrics::{Closed, Metrics};
 use crate::model::connection::{PathQuality, TlsInfo};
 use crate::model::policy::PolicyName;
 use crate::model::revocation::{CertificateId, Serial};
+use crate::model::service::ServiceUid;
 use crate::model::spiffe::SpiffeId;
 
 /// Which way a connection goes, seen from the pod.
@@ -71,6 +72,17 @@ impl Tls {
     }
 }
 
+/// What refused a connection at its admission, beside the reason and the policy.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The serial number of this node's certificate.
+    pub own_serial: Serial,
+    /// The rule of the policy that matches.
+    pub rule: Option<usize>,
+    /// Who asked in Rego: the decision's id, and what it says.
+    pub decision: Option<(String, Option<String>)>,
+}
+
 /// What is known of a connection; filled in on its way, reported at its end.
 #[derive(Clone, Debug)]
 pub struct ConnectionSummary {
@@ -80,6 +92,8 @@ pub struct ConnectionSummary {
     pub source: SocketAddr,
     /// The end that it meant to reach.
     pub destination: SocketAddr,
+    /// If that is a service: which, and the endpoint that was chosen, if there was one.
+    pub endpoint: Option<(ServiceUid, Option<SocketAddr>)>,
     /// The identity of this node's workload.
     pub workload: SpiffeId,
     /// Bytes from the source to the destination.
@@ -92,6 +106,8 @@ pub struct ConnectionSummary {
     pub process: Option<(String, u32)>,
     /// The policy that allowed or refused it; `None` if none was asked, or none had to decide.
     pub policy: Option<PolicyName>,
+    /// What refused it, for the audit log.
+    pub refusal: Option<Refusal>,
     /// How the path to the other node did, as the kernel measured it; `None` if the connection was never carried.
     pub path: Option<PathQuality>,
     started: Instant,
@@ -106,18 +122,20 @@ impl ConnectionSummary {
         workload: SpiffeId,
         started: Instant,
     ) -> Self {
-        let (tls, process, policy, path) = (None, None, None, None);
+        let (tls, process, policy, refusal, path, endpoint) = (None, None, None, None, None, None);
         let (bytes_sent, bytes_received) = (0, 0);
         Self {
             direction,
             source,
             destination,
+            endpoint,
             workload,
             bytes_sent,
             bytes_received,
             tls,
             process,
             policy,
+            refusal,
             path,
             started,
         }
@@ -136,6 +154,8 @@ impl ConnectionSummary {
             End::Failed(reason) | End::Unproven(reason) => ("failed", Some(reason)),
         };
         let info = self.tls.as_ref().map(|tls| tls.info);
+        let (service, endpoint) = self.endpoint.as_ref().map(|(service, endpoint)| (service, *endpoint)).unzip();
+        let endpoint = endpoint.flatten();
         let peer = self.tls.as_ref().map(|tls| &tls.peer);
         let (source_id, destination_id) = match self.direction {
             Direction::Inbound => (peer, Some(&self.workload)),
@@ -146,6 +166,8 @@ impl ConnectionSummary {
             direction = self.direction.label(),
             src.addr = %self.source,
             dst.addr = %self.destination,
+            service = service.map(tracing::field::display),
+            endpoint.addr = endpoint.map(tracing::field::display),
             src.id = source_id.map(tracing::field::display),
             dst.id = destination_id.map(tracing::field::display),
             peer.id = peer.map(tracing::field::display),
@@ -168,15 +190,24 @@ impl ConnectionSummary {
             "connection"
         );
         if let Some(event) = end.security_event() {
+            let refusal = self.refusal.as_ref();
+            let decision = refusal.and_then(|refusal| refusal.decision.as_ref());
             tracing::warn!(
                 target: "audit",
                 direction = self.direction.label(),
                 src.addr = %self.source,
                 dst.addr = %self.destination,
+                endpoint.addr = endpoint.map(tracing::field::display),
                 src.id = source_id.map(tracing::field::display),
                 dst.id = destination_id.map(tracing::field::display),
+                peer.serial = self.tls.as_ref().map(|tls| tracing::field::display(tls.serial())),
+                workload.serial = refusal.map(|refusal| tracing::field::display(&refusal.own_serial)),
                 process.comm = self.process.as_ref().map(|(comm, _pid)| comm.as_str()),
                 reason,
+                policy = self.policy.as_ref().map(tracing::field::display),
+                policy.rule = refusal.and_then(|refusal| refusal.rule),
+                decision.id = decision.map(|(id, _)| id.as_str()),
+                decision.reason = decision.and_then(|(_, reason)| reason.as_deref()),
                 "{event}"
             );
         }

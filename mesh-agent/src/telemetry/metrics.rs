@@ -20,6 +20,11 @@ use super::audit::AuditHandle;
 use crate::model::connection::TlsInfo;
 use crate::model::mesh::CipherSuite;
 
+mod decisions;
+mod older;
+
+pub use older::OlderView;
+
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct DirectionLabel {
     direction: &'static str,
@@ -83,6 +88,8 @@ pub struct Metrics {
     config_accepted: Counter,
     config_rejected: Counter,
     config: Mutex<ConfigView>,
+    decisions: decisions::Decisions,
+    older: older::Older,
 }
 
 impl Metrics {
@@ -106,6 +113,8 @@ impl Metrics {
             config_accepted: Counter::default(),
             config_rejected: Counter::default(),
             config: Mutex::new(ConfigView { in_force_since: SystemTime::now(), rejected: None }),
+            decisions: decisions::Decisions::default(),
+            older: older::Older::default(),
         };
         metrics.register(views);
         metrics
@@ -136,6 +145,8 @@ impl Metrics {
             "Changed configurations that were not taken",
             self.config_rejected.clone(),
         );
+        self.decisions.register(registry);
+        self.older.register(registry);
         registry.register_collector(Box::new(views));
     }
 
@@ -228,6 +239,14 @@ pub struct Views {
     pub identity: Box<dyn Fn() -> IdentityView + Send + Sync>,
     /// How the audit log stands, if there is one.
     pub audit: Option<AuditHandle>,
+}
+
+#[cfg(test)]
+impl Views {
+    /// Of nothing.
+    pub(crate) fn none() -> Self {
+        Self { kernel: Box::new(Vec::new), identity: Box::new(IdentityView::default), audit: None }
+    }
 }
 
 /// What configuration is in force.

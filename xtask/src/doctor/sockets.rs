@@ -6,13 +6,15 @@ use std::{
     path::Path,
 };
 
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+
 use super::table::{Row, Status};
 use crate::sys;
 
 /// Everything about sockets.
 pub(crate) fn rows() -> Vec<Row> {
     match connected_pair() {
-        Ok((client, _server)) => vec![netns_cookie(&client), port_range(&client), ktls(&client)],
+        Ok((client, _server)) => vec![netns_cookie(&client), port_range(&client), ktls(&client), destroy()],
         Err(error) => vec![Row::missing("loopback", error, "no TCP over 127.0.0.1: is the interface `lo` up?")],
     }
 }
@@ -40,6 +42,32 @@ fn ktls(socket: &TcpStream) -> Row {
     let loaded_before = tls_is_loaded();
     let set = sys::set_ulp_tls(socket.as_fd());
     ktls_row(set, loaded_before, tls_is_loaded())
+}
+
+fn destroy() -> Row {
+    let follows = "connections that are older than the mesh can't be ended, only counted (CONFIG_INET_DIAG_DESTROY)";
+    Row::probed("SOCK_DESTROY", try_destroy().map(|()| "supported"), Status::Degraded, follows)
+}
+
+/// Asks for the end of a connection that there can't be: none has port 0.
+fn try_destroy() -> io::Result<()> {
+    let protocol = Some(netlink::SOCK_DIAG);
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+    // `struct nlmsghdr` (length, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK), then `struct inet_diag_req_v2` (family, TCP).
+    let mut request = [0; 72];
+    request[..4].copy_from_slice(&72_u32.to_ne_bytes());
+    request[4..6].copy_from_slice(&21_u16.to_ne_bytes());
+    request[6..8].copy_from_slice(&5_u16.to_ne_bytes());
+    request[16..18].copy_from_slice(&[2, 6]);
+    send(&socket, &request, SendFlags::empty())?;
+    let mut answer = [0; 256];
+    recv(&socket, &mut answer, RecvFlags::empty())?;
+    // `struct nlmsgerr` begins with the errno, negative.
+    let errno = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
+    match -errno {
+        0 | libc::ENOENT => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
 
 fn tls_is_loaded() -> bool {

@@ -26,6 +26,7 @@ pub(super) const FILES: [(&str, &str); 18] = [
     ("ports", TOO_BIG),
     ("rego", NO_KERNEL),
     ("revocation", NO_KERNEL),
+    ("service", NO_KERNEL),
     ("world", NO_KERNEL),
 ];
 

@@ -5,6 +5,7 @@ use crate::config::{SourceFile, parse};
 use crate::model::revocation::IssuerName;
 use crate::model::svid::TrustBundle;
 use crate::store::{Publisher, channel};
+use crate::telemetry::metrics::Views;
 use std::time::UNIX_EPOCH;
 
 /// The identity of the workload shop/web.
@@ -54,7 +55,7 @@ fn either_end_loses_its_standing_by_identity_or_serial_number() {
     let check = |revocation, now| {
         publisher.publish(state(&format!("WEB{revocation}")));
         let state = standing.store.snapshot();
-        standing.judge(&state, UNIX_EPOCH + Duration::from_secs(now)).err().map(|(lost, _)| lost.reason)
+        standing.judge(&state, UNIX_EPOCH + Duration::from_secs(now), true).err().map(|(lost, _)| lost.reason)
     };
     assert_eq!(check("", 9), None);
     assert_eq!(check("REVOKE {spiffeIds: [spiffe://test/db]}", 9), Some("revoked"));
@@ -78,13 +79,13 @@ fn a_workload_that_left_or_is_somebody_else_now_has_no_standing() {
     let (standing, publisher, _svid) = standing(SystemTime::now() + Duration::from_hours(1));
     let check = |state: MeshState| {
         publisher.publish(state);
-        standing.judge(&standing.store.snapshot(), SystemTime::now()).err().map(|(lost, _)| lost.reason)
+        standing.judge(&standing.store.snapshot(), SystemTime::now(), true).err().map(|(lost, _)| lost.reason)
     };
     assert_eq!(check(state("WEB")), None);
     assert_eq!(check(state("")), Some("withdrawn"));
     let (mut other, _store, _svid) = self::standing(SystemTime::now() + Duration::from_hours(1));
     other.own.0 = SpiffeId::parse("spiffe://test/ns/shop/sa/old").unwrap();
-    let lost = other.judge(&other.store.snapshot(), SystemTime::now()).err().map(|(lost, _)| lost.reason);
+    let lost = other.judge(&other.store.snapshot(), SystemTime::now(), true).err().map(|(lost, _)| lost.reason);
     assert_eq!(lost, Some("withdrawn"));
 }
 
@@ -112,7 +113,7 @@ async fn refused(is_mesh: bool, documents: &str) -> Option<(&'static str, Option
     let (source, destination) = ("192.0.2.7:9".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
     let started = std::time::Instant::now();
     let mut summary = ConnectionSummary::new(Direction::Inbound, source, destination, id, started);
-    let Err(end) = standing.admit(&mut summary).await else { return None };
+    let Err(end) = standing.admit(&mut summary, &Metrics::new(Views::none())).await else { return None };
     let End::Denied(reason) = end else { panic!("{end:?}") };
     Some((reason, summary.policy.map(|policy| policy.to_string())))
 }
@@ -135,6 +136,17 @@ async fn a_live_connection_falls_with_a_new_policy() {
     publisher.publish(state("WEBPOLICY {action: DENY, rules: [{}]}"));
     let lost = watching.await.unwrap();
     assert_eq!((lost.reason, lost.policy.unwrap().as_str()), ("policy", "shop/p"));
+}
+
+#[test]
+fn plaintext_that_is_older_than_strict_falls_unless_it_may_stay() {
+    let check = |settings: &str, lives| {
+        let (standing, _publisher, _svid) = arriving(false, &format!("{settings}WEB"));
+        standing.judge(&standing.store.snapshot(), SystemTime::now(), lives).err().map(|(lost, _)| lost.reason)
+    };
+    let keep = "  existingConnections: Keep\n";
+    assert_eq!([check("", true), check("", false), check(keep, false)], [Some("plaintext_refused"); 3]);
+    assert_eq!(check(keep, true), None);
 }
 
 #[test]

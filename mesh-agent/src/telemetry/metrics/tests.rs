@@ -15,10 +15,6 @@ fn session(resumed: bool) -> TlsInfo {
     TlsInfo { version: "TLSv1.3", cipher, key_exchange, data_path: DataPath::Kernel, resumed }
 }
 
-fn no_views() -> Views {
-    Views { kernel: Box::new(Vec::new), identity: Box::new(IdentityView::default), audit: None }
-}
-
 #[test]
 fn a_scrape_shows_every_family_with_its_unit() {
     let metrics = Metrics::new(Views {
@@ -64,7 +60,7 @@ fn a_scrape_shows_every_family_with_its_unit() {
 
 #[test]
 fn ten_thousand_peers_make_no_more_series_than_one() {
-    let metrics = Metrics::new(no_views());
+    let metrics = Metrics::new(Views::none());
     let own = SpiffeId::parse("spiffe://test/ns/shop/sa/web").unwrap();
     let connect = |number: u32| {
         let peer = SpiffeId::parse(&format!("spiffe://test/ns/n{number}/sa/a{number}")).unwrap();
@@ -92,7 +88,7 @@ fn ten_thousand_peers_make_no_more_series_than_one() {
 
 #[test]
 fn a_rejected_configuration_is_told_until_one_is_taken() {
-    let metrics = Metrics::new(no_views());
+    let metrics = Metrics::new(Views::none());
     let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
     metrics.configuration(at(1), None);
     metrics.configuration(at(2), Some("mesh.yaml: bad".to_owned()));
@@ -101,4 +97,24 @@ fn a_rejected_configuration_is_told_until_one_is_taken() {
     assert!(classic(&metrics.encode().unwrap()).contains("\nmesh_config_in_force 0\n"));
     metrics.configuration(at(3), None);
     assert_eq!(metrics.config_view(), ConfigView { in_force_since: at(3), rejected: None });
+}
+
+#[test]
+fn decisions_are_counted_by_policy_within_a_bound_and_forgotten_with_their_policy() {
+    let metrics = Metrics::new(Views::none());
+    metrics.decided("allow", None);
+    metrics.decided("deny", Some("shop/db"));
+    metrics.decided("deny", Some("shop/db"));
+    for number in 0..2 * decisions::MAX_POLICIES {
+        metrics.decided("audit", Some(&format!("many/{number}")));
+    }
+    let series = |text: &str| text.lines().filter(|line| line.starts_with("mesh_policy_decisions_total{")).count();
+    let text = metrics.encode().unwrap();
+    assert!(text.contains("mesh_policy_decisions_total{action=\"deny\",policy=\"shop/db\"} 2\n"), "{text}");
+    assert!(text.contains("mesh_policy_decisions_total{action=\"allow\",policy=\"\"} 1\n"), "{text}");
+    assert_eq!(series(&text), decisions::MAX_POLICIES + 2);
+    metrics.keep_policies(|policy| policy == "shop/db");
+    let text = metrics.encode().unwrap();
+    assert!(text.contains("policy=\"shop/db\"} 2\n") && text.contains("policy=\"(other)\""), "{text}");
+    assert_eq!(series(&text), 3, "{text}");
 }
