@@ -25,8 +25,9 @@ pub use federation::FederatedTrustDomainSpec;
 pub use json::{any_schema, schema};
 pub use kind::{Kind, Scope};
 pub use mesh::{
-    Authorization, CipherSuite, DataPath, EmbeddedIssuer, Issuer, KeyExchange, KeyExchangeGroup, KubernetesIssuer,
-    MeshMode, MeshMtls, MeshSpec, MinimumMode, OnFailure, Rego, RemoteIssuer, SessionResumption, Timeouts, Tls,
+    Authorization, CipherSuite, DataPath, EmbeddedIssuer, ExistingConnections, Issuer, KeyExchange, KeyExchangeGroup,
+    KubernetesIssuer, MeshMode, MeshMtls, MeshSpec, MinimumMode, OnFailure, Rego, RemoteIssuer, SessionResumption,
+    Timeouts, Tls,
 };
 pub use peer_authentication::{Mode, Mtls, PeerAuthenticationSpec};
 pub use revocation::RevocationSpec;

@@ -15,7 +15,7 @@ use crate::bpf::{BpfError, Kernel};
 use crate::config::MeshConfig;
 use crate::kubernetes::{Kubernetes, KubernetesError};
 use crate::model::cluster::ObjectName;
-use crate::model::workload::{PodUid, WorkloadUid};
+use crate::model::workload::{NodeName, PodUid, WorkloadUid};
 use crate::pod::{Readiness, Sandboxes};
 use crate::sources::kubernetes::KubernetesSource;
 use crate::sources::watch::Watch;
@@ -39,7 +39,12 @@ impl Source {
             return Ok(Self::Directory(Watch::begin(directory)?));
         }
         let kubernetes = Kubernetes::connect().await?;
-        let mut source = KubernetesSource::begin(kubernetes.client(), kubernetes.namespace(), sandboxes.addresses());
+        let mut source = KubernetesSource::begin(
+            kubernetes.client(),
+            kubernetes.namespace(),
+            Some(&NodeName::new(&args.node)),
+            sandboxes.addresses(),
+        );
         let first = Box::new(source.first().await);
         Ok(Self::Cluster { kubernetes, source: Box::new(source), first })
     }

@@ -12,9 +12,11 @@ use serde_json::Value;
 use super::assemble::{Assembly, Place};
 use super::walk::Report;
 use super::{ConfigErrors, MeshConfig, object, read};
-use crate::model::cluster::{ENROLLED_LABEL, Namespace, Node, ObjectName, Pod};
+use crate::model::cluster::{ClusterService, ENROLLED_LABEL, Namespace, Node, ObjectName, Pod, Slice};
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::workload::{Exclusions, NodeName, PodUid, Workload, WorkloadUid};
+
+mod services;
 
 /// The namespace of the cluster's own parts: never in the mesh, which needs them.
 const SYSTEM_NAMESPACE: &str = "kube-system";
@@ -61,10 +63,14 @@ struct Document {
 #[derive(Debug, Default)]
 pub struct Cluster {
     own_namespace: String,
+    /// The agent's node; `None`: nobody's, for a signing service.
+    own_node: Option<NodeName>,
     documents: BTreeMap<(String, ObjectName), Document>,
     namespaces: HashMap<String, Namespace>,
     nodes: HashMap<NodeName, Node>,
     pods: BTreeMap<ObjectName, Pod>,
+    services: BTreeMap<ObjectName, ClusterService>,
+    slices: BTreeMap<ObjectName, Slice>,
     /// Addresses of pods of this node that the API doesn't show yet.
     sandboxes: HashMap<PodUid, Vec<IpAddr>>,
     /// What the documents make together; `None`: they have changed since.
@@ -73,9 +79,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Nothing yet. The mesh's own parts are in `own_namespace`.
-    pub fn new(own_namespace: &str) -> Self {
-        Self { own_namespace: own_namespace.to_owned(), ..Self::default() }
+    /// Nothing yet. The mesh's own parts are in `own_namespace`; `own_node` is who asks.
+    pub fn new(own_namespace: &str, own_node: Option<&NodeName>) -> Self {
+        Self { own_namespace: own_namespace.to_owned(), own_node: own_node.cloned(), ..Self::default() }
     }
 
     /// Takes a document of ours as the API has it. A mistake is in the verdict, and its last good form stays.
@@ -141,6 +147,16 @@ impl Cluster {
         &mut self.pods
     }
 
+    /// All Services, to be changed.
+    pub fn services(&mut self) -> &mut BTreeMap<ObjectName, ClusterService> {
+        &mut self.services
+    }
+
+    /// All EndpointSlices, to be changed.
+    pub fn slices(&mut self) -> &mut BTreeMap<ObjectName, Slice> {
+        &mut self.slices
+    }
+
     /// The addresses of pods of this node that are known before the API shows them, to be changed.
     pub fn sandboxes(&mut self) -> &mut HashMap<PodUid, Vec<IpAddr>> {
         &mut self.sandboxes
@@ -190,6 +206,8 @@ impl Cluster {
         config.mesh.pod_ranges.sort_unstable();
         config.mesh.pod_ranges.dedup();
         self.add_pods(&mut config);
+        let zone = self.own_node.as_ref().and_then(|node| self.nodes.get(node)?.zone.as_deref());
+        services::add(&mut config, &self.services, &self.slices, zone);
         Ok(config)
     }
 

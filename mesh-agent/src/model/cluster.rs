@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::service::{Affinity, TrafficPolicy};
 use super::workload::{NodeName, PodUid};
 
 /// On a namespace or a pod: whether it is in the mesh (`true` or `false`).
@@ -17,6 +18,9 @@ pub const UNINSTALL_LABEL: &str = "mesh.hauberk.dev/uninstall";
 pub const WITHDRAWN_CONDITION: &str = "mesh.hauberk.dev/Withdrawn";
 /// The condition of a Pod by which its node's agent says that it is served.
 pub const SERVED_CONDITION: &str = "mesh.hauberk.dev/Served";
+
+/// On a Service: namespaces whose pods may stand for it, with commas between. Its own always may.
+pub const FOREIGN_ENDPOINTS_ANNOTATION: &str = "mesh.hauberk.dev/endpoint-namespaces";
 
 /// Namespace and name.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -62,6 +66,49 @@ pub struct Namespace {
 /// A node.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Node {
+    /// The zone that it is in, if its labels say.
+    pub zone: Option<String>,
     /// The ranges that its pods get their addresses from; empty where somebody else than Kubernetes knows.
     pub pod_ranges: Vec<IpNet>,
+}
+
+/// A Service with addresses of its own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClusterService {
+    /// Its cluster addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its TCP ports: what they are called, and their numbers.
+    pub ports: Vec<(String, u16)>,
+    /// Which endpoint a client gets.
+    pub affinity: Affinity,
+    /// Whether endpoints on other nodes count.
+    pub traffic: TrafficPolicy,
+    /// What [`FOREIGN_ENDPOINTS_ANNOTATION`] says.
+    pub foreign: Vec<String>,
+}
+
+/// Some of the endpoints of a Service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Slice {
+    /// The Service's name, in the slice's namespace.
+    pub service: String,
+    /// TCP ports: what the Service calls them, and their numbers here.
+    pub ports: Vec<(String, u16)>,
+    /// Who.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SliceEndpoint {
+    /// Its addresses: of one and the same pod.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it takes connections.
+    pub ready: bool,
+    /// Whether it would take connections, though it is about to go.
+    pub serving: bool,
+    /// Where it is.
+    pub node: Option<NodeName>,
+    /// Zones that it is meant for; empty: for all.
+    pub zones: Vec<String>,
 }

@@ -78,8 +78,12 @@ impl Older {
         // The kernel walks the sockets of all namespaces for it.
         let looked = spawn_blocking(move || look(&on, &of, &inside, own, (again, watched))).await;
         let looked = looked.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        let look =
-            looked.unwrap_or_else(|error| Look { destroyed: 0, left: self.left, watched: self.watched.clone(), failing: Some(error.to_string()) });
+        let look = looked.unwrap_or_else(|error| Look {
+            destroyed: 0,
+            left: self.left,
+            watched: self.watched.clone(),
+            failing: Some(error.to_string()),
+        });
         let (destroyed, left) = (look.destroyed, look.left);
         if destroyed > 0 || left != self.left {
             let reason = look.failing.as_deref();
@@ -131,7 +135,12 @@ fn look(
 }
 
 /// Ends a connection, unless it may stay or can't be ended; then says why.
-fn end(kernel: &SockDiag, one: &Listed, existing: ExistingConnections, destroyed: &mut usize) -> Result<(), Option<String>> {
+fn end(
+    kernel: &SockDiag,
+    one: &Listed,
+    existing: ExistingConnections,
+    destroyed: &mut usize,
+) -> Result<(), Option<String>> {
     if existing == ExistingConnections::Keep {
         return Err(None);
     }

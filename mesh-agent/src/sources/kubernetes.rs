@@ -3,7 +3,7 @@
 //! Everything is watched, and only a few fields of each object are kept (`model::cluster`). What the objects mean together
 //! is `config::Cluster`'s business. While the API server is away, the last state stands.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::config::{API_GROUP, API_VERSION, Cluster, ConfigErrors, KINDS, MeshConfig, Verdict};
-use crate::model::cluster::{Namespace, Node, ObjectName, Pod};
+use crate::model::cluster::{ClusterService, Namespace, Node, ObjectName, Pod, Slice};
 use crate::model::workload::{NodeName, PodUid};
 use crate::state::needs_restart;
 
@@ -40,6 +40,8 @@ enum Change {
     Namespace(News<Namespace>),
     Node(News<Node>),
     Pod(News<Pod>),
+    Service(News<ClusterService>),
+    Slice(News<Slice>),
 }
 
 /// The objects of a cluster, and what of them is in force.
@@ -56,11 +58,16 @@ pub struct KubernetesSource {
 }
 
 impl KubernetesSource {
-    /// Starts to watch. The mesh's own parts are in `own_namespace`.
-    pub fn begin(client: &Client, own_namespace: &str, sandboxes: watch::Receiver<Sandboxes>) -> Self {
+    /// Starts to watch. The mesh's own parts are in `own_namespace`; `own_node` is the agent's.
+    pub fn begin(
+        client: &Client,
+        own_namespace: &str,
+        own_node: Option<&NodeName>,
+        sandboxes: watch::Receiver<Sandboxes>,
+    ) -> Self {
         let (sender, changes) = mpsc::channel(QUEUE);
         let mut watchers = JoinSet::new();
-        let mut missing = BTreeSet::from(["Namespace", "Node", "Pod"]);
+        let mut missing = BTreeSet::from(["EndpointSlice", "Namespace", "Node", "Pod", "Service of the cluster"]);
         for (kind, plural) in KINDS {
             missing.insert(kind);
             let gvk = GroupVersionKind::gvk(API_GROUP, API_VERSION, kind);
@@ -77,8 +84,17 @@ impl KubernetesSource {
         watchers.spawn(follow(Api::all(client.clone()), "Namespace", namespace, Change::Namespace, sender.clone()));
         let node = |node: &v1::Node| Some(read::node(node));
         watchers.spawn(follow(Api::all(client.clone()), "Node", node, Change::Node, sender.clone()));
-        watchers.spawn(follow(Api::all(client.clone()), "Pod", read::pod, Change::Pod, sender));
-        let cluster = Cluster::new(own_namespace);
+        watchers.spawn(follow(Api::all(client.clone()), "Pod", read::pod, Change::Pod, sender.clone()));
+        let (service, slice) = (read::service, read::slice);
+        watchers.spawn(follow(
+            Api::all(client.clone()),
+            "Service of the cluster",
+            service,
+            Change::Service,
+            sender.clone(),
+        ));
+        watchers.spawn(follow(Api::all(client.clone()), "EndpointSlice", slice, Change::Slice, sender));
+        let cluster = Cluster::new(own_namespace, own_node);
         Self {
             cluster,
             changes,
@@ -220,12 +236,15 @@ impl KubernetesSource {
             }
             Change::Pod(news) => {
                 self.missing.remove("Pod");
-                let pods = self.cluster.pods();
-                match news {
-                    News::All(all) => *pods = all.into_iter().collect(),
-                    News::Set(name, pod) => drop(pods.insert(name, pod)),
-                    News::Gone(name) => drop(pods.remove(&name)),
-                }
+                merge_named(self.cluster.pods(), news);
+            }
+            Change::Service(news) => {
+                self.missing.remove("Service of the cluster");
+                merge_named(self.cluster.services(), news);
+            }
+            Change::Slice(news) => {
+                self.missing.remove("EndpointSlice");
+                merge_named(self.cluster.slices(), news);
             }
         }
     }
@@ -280,6 +299,14 @@ fn only_pods_differ(now: &MeshConfig, next: &MeshConfig) -> bool {
     } = now;
     (mesh, authorization, peer_authentication) == (&next.mesh, &next.authorization, &next.peer_authentication)
         && (federated, rego, revocations) == (&next.federated, &next.rego, &next.revocations)
+}
+
+fn merge_named<T>(known: &mut BTreeMap<ObjectName, T>, news: News<T>) {
+    match news {
+        News::All(all) => *known = all.into_iter().collect(),
+        News::Set(name, object) => drop(known.insert(name, object)),
+        News::Gone(name) => drop(known.remove(&name)),
+    }
 }
 
 fn merge<K: Eq + Hash, T>(known: &mut HashMap<K, T>, news: News<T>, key: impl Fn(ObjectName) -> K) {

@@ -13,8 +13,11 @@ use crate::model::workload::Workload;
 /// The positions in `sockets`, all of the pod of `workload` at its enrolment, of those that are older; handshakes among them
 /// may become the agent's. `again`: an agent has enrolled the pod before, and what it had may still be closing.
 pub fn older_than_enrolment(state: &MeshState, workload: &Workload, sockets: &[TcpSocket], again: bool) -> Vec<usize> {
-    let listening: BTreeSet<u16> =
-        sockets.iter().filter(|socket| socket.stage == SocketStage::Listener).map(|socket| socket.local.port()).collect();
+    let listening: BTreeSet<u16> = sockets
+        .iter()
+        .filter(|socket| socket.stage == SocketStage::Listener)
+        .map(|socket| socket.local.port())
+        .collect();
     let is_older = |socket: &TcpSocket| {
         let is_candidate = match (socket.stage, socket.owner) {
             (SocketStage::Listener, _) | (_, SocketOwner::Agent) => false,

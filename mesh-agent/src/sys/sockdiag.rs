@@ -226,6 +226,9 @@ mod tests {
             })
         };
         assert!(found(from, to) && found(to, from), "{all:?}");
-        assert!(all.iter().any(|listed| listed.socket.stage == SocketStage::Listener && listed.socket.local == to), "{all:?}");
+        assert!(
+            all.iter().any(|listed| listed.socket.stage == SocketStage::Listener && listed.socket.local == to),
+            "{all:?}"
+        );
     }
 }

@@ -46,7 +46,7 @@ pub(super) async fn serve(args: &CaServeArgs) -> Result<Infallible, RunError> {
     }
     // The signing service has no pods of its own.
     let (_sandboxes, none) = watch::channel(Default::default());
-    let mut source = KubernetesSource::begin(kubernetes.client(), kubernetes.namespace(), none);
+    let mut source = KubernetesSource::begin(kubernetes.client(), kubernetes.namespace(), None, none);
     let config = source.first().await;
     let issuer = Arc::new(open_ca(&kubernetes, &config.mesh).await?);
     let server = SigningServer::new(

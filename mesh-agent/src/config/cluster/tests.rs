@@ -1,7 +1,7 @@
 use super::*;
 use serde_json::json;
 
-fn name(namespace: &str, name: &str) -> ObjectName {
+pub(super) fn name(namespace: &str, name: &str) -> ObjectName {
     ObjectName { namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
@@ -19,18 +19,18 @@ fn set(cluster: &mut Cluster, kind: &str, object: &ObjectName, spec: Value) -> O
 }
 
 /// A cluster with a Mesh, a node with a range, and an enrolled namespace `shop`.
-fn cluster() -> Cluster {
-    let mut cluster = Cluster::new("hauberk-system");
+pub(super) fn cluster() -> Cluster {
+    let mut cluster = Cluster::new("hauberk-system", None);
     let mesh = json!({"trustDomain": "test", "issuer": {"kubernetes": {}}});
     assert_eq!(set(&mut cluster, "Mesh", &name("", "mesh"), mesh), None);
     let shop = Namespace { enrolled: true, ..Namespace::default() };
     cluster.namespaces().insert("shop".to_owned(), shop);
     cluster.namespaces().insert("free".to_owned(), Namespace { may_opt_out: true, ..shop });
-    cluster.nodes().insert(NodeName::new("a"), Node { pod_ranges: vec!["10.1.1.0/24".parse().unwrap()] });
+    cluster.nodes().insert(NodeName::new("a"), Node { pod_ranges: vec!["10.1.1.0/24".parse().unwrap()], zone: None });
     cluster
 }
 
-fn pod(address: &str) -> Pod {
+pub(super) fn pod(address: &str) -> Pod {
     Pod {
         uid: PodUid::parse(&address.replace('.', "-")).unwrap(),
         node: Some(NodeName::new("a")),
@@ -163,6 +163,6 @@ fn documents_that_do_not_go_together_are_refused_by_name() {
 
 #[test]
 fn without_a_mesh_there_is_no_configuration() {
-    let error = Cluster::new("hauberk-system").config().unwrap_err().to_string();
+    let error = Cluster::new("hauberk-system", None).config().unwrap_err().to_string();
     assert_eq!(error, "no Mesh object in the configuration, exactly one is needed");
 }

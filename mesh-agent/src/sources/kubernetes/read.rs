@@ -3,17 +3,23 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
 use crate::model::cluster::{
-    ENROLLED_LABEL, Namespace, Node, OPT_OUT_LABEL, ObjectName, Pod, SERVED_CONDITION, UNINSTALL_LABEL,
+    ClusterService, ENROLLED_LABEL, FOREIGN_ENDPOINTS_ANNOTATION, Namespace, Node, OPT_OUT_LABEL, ObjectName, Pod,
+    SERVED_CONDITION, Slice, SliceEndpoint, UNINSTALL_LABEL,
 };
+use crate::model::service::{Affinity, TrafficPolicy};
 use crate::model::workload::{NodeName, PodUid};
 
 /// Phases in which a pod's containers have ended for good.
 const FINISHED: [&str; 2] = ["Succeeded", "Failed"];
+/// Labels of the API server's own.
+const SERVICE_OF_SLICE: &str = "kubernetes.io/service-name";
+const ZONE_OF_NODE: &str = "topology.kubernetes.io/zone";
 /// The service account of a pod that names none.
 const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 
@@ -26,9 +32,7 @@ pub(super) fn name(metadata: &ObjectMeta) -> Option<ObjectName> {
 pub(super) fn pod(pod: &v1::Pod) -> Option<Pod> {
     let (spec, status) = (pod.spec.as_ref()?, pod.status.clone().unwrap_or_default());
     let listed = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip);
-    let mut addresses: Vec<_> = listed.chain(status.pod_ip).filter_map(|address| address.parse().ok()).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
+    let addresses = distinct(listed.chain(status.pod_ip).filter_map(|address| address.parse().ok()).collect());
     let served = |conditions: Vec<v1::PodCondition>| {
         conditions.iter().any(|condition| condition.type_ == SERVED_CONDITION && condition.status == "True")
     };
@@ -58,10 +62,64 @@ pub(super) fn namespace(labels: Option<&BTreeMap<String, String>>) -> Namespace 
 pub(super) fn node(node: &v1::Node) -> Node {
     let spec = node.spec.clone().unwrap_or_default();
     let ranges = spec.pod_cidrs.unwrap_or_default().into_iter().chain(spec.pod_cidr);
-    let mut pod_ranges: Vec<_> = ranges.filter_map(|range| range.parse().ok()).collect();
-    pod_ranges.sort_unstable();
-    pod_ranges.dedup();
-    Node { pod_ranges }
+    let pod_ranges = distinct(ranges.filter_map(|range| range.parse().ok()).collect());
+    let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_OF_NODE)).cloned();
+    Node { pod_ranges, zone }
+}
+
+/// A Service; `None` if it has no addresses of its own.
+pub(super) fn service(service: &v1::Service) -> Option<ClusterService> {
+    let spec = service.spec.as_ref()?;
+    let addresses: Vec<_> =
+        spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|address| address.parse().ok()).collect();
+    let ports = spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
+    let annotations = service.metadata.annotations.as_ref();
+    let foreign = annotations.and_then(|all| all.get(FOREIGN_ENDPOINTS_ANNOTATION)).map_or("", String::as_str);
+    let is = |field: &Option<String>, value: &str| field.as_deref() == Some(value);
+    (!addresses.is_empty()).then(|| ClusterService {
+        addresses: distinct(addresses),
+        ports: ports.filter_map(|port| named(port.name.as_deref(), port.port)).collect(),
+        affinity: if is(&spec.session_affinity, "ClientIP") { Affinity::ClientIp } else { Affinity::None },
+        traffic: if is(&spec.internal_traffic_policy, "Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster },
+        foreign: foreign.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect(),
+    })
+}
+
+/// An EndpointSlice; `None` if it belongs to no Service.
+pub(super) fn slice(slice: &EndpointSlice) -> Option<Slice> {
+    let service = slice.metadata.labels.as_ref()?.get(SERVICE_OF_SLICE)?.clone();
+    let ports = slice.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
+    let endpoint = |endpoint: &k8s_openapi::api::discovery::v1::Endpoint| {
+        let conditions = endpoint.conditions.clone().unwrap_or_default();
+        let hints = endpoint.hints.clone().unwrap_or_default();
+        SliceEndpoint {
+            addresses: endpoint.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+            // Unknown counts as ready.
+            ready: conditions.ready.unwrap_or(true),
+            serving: conditions.serving.or(conditions.ready).unwrap_or(true),
+            node: endpoint.node_name.as_deref().map(NodeName::new),
+            zones: hints.for_zones.unwrap_or_default().into_iter().map(|zone| zone.name).collect(),
+        }
+    };
+    Some(Slice {
+        service,
+        ports: ports.filter_map(|port| named(port.name.as_deref(), port.port?)).collect(),
+        endpoints: slice.endpoints.iter().map(endpoint).collect(),
+    })
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+fn named(name: Option<&str>, port: i32) -> Option<(String, u16)> {
+    Some((name.unwrap_or_default().to_owned(), u16::try_from(port).ok()?))
+}
+
+fn distinct<T: Ord>(mut all: Vec<T>) -> Vec<T> {
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// A document of ours, with the metadata that its author wrote and no other.
