@@ -1,108 +1,60 @@
 //! The mesh on a real cluster: installed with one command, joined by a label.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::process::Output;
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::capture::Capture;
-use mesh_tests::cluster::{Cluster, Kubectl, Plan};
+use mesh_tests::cluster::{Cluster, Node, Plan};
 use mesh_tests::netns::Netns;
 use mesh_tests::wait::wait_until;
 
+#[path = "kubernetes/meshed.rs"]
+mod meshed;
+
+use meshed::{Meshed, logs, manifests};
+
 /// How long pods may take to be there, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(120);
-const SHOP: &str = include_str!("kubernetes/shop.yaml");
+/// How long the API server is away.
+const OUTAGE: Duration = Duration::from_secs(30);
+/// What every page of the application has.
+const SECRET: &str = "a-secret-page";
+const POLICIES: &str = "authorizationpolicies.mesh.hauberk.dev";
 const PORT: u16 = 8080;
-
-/// A cluster with the mesh and the application on it.
-struct Meshed {
-    cluster: Cluster,
-    kubectl: Kubectl,
-}
-
-/// A pod of the application.
-struct Pod {
-    name: String,
-    address: IpAddr,
-}
-
-impl Meshed {
-    fn install(cluster: Cluster) -> Result<Self> {
-        let kubectl = cluster.kubectl();
-        let image = std::env::var("MESH_IMAGE").context("MESH_IMAGE names the archive of `cargo xtask image`")?;
-        cluster.load(&[image.into()])?;
-        let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/overlays/dev");
-        kubectl.run(&["apply", "--kustomize", &manifests.to_string_lossy()])?;
-        for part in ["deployment/hauberk-ca", "daemonset/hauberk-agent"] {
-            let waited = kubectl.run(&["--namespace=hauberk-system", "rollout", "status", part, "--timeout=120s"]);
-            waited.with_context(|| logs(&kubectl))?;
-        }
-        Ok(Self { cluster, kubectl })
-    }
-
-    fn deploy(&self) -> Result<()> {
-        self.kubectl.apply(SHOP)?;
-        for part in ["deployment/web", "deployment/client"] {
-            let waited = self.kubectl.run(&["--namespace=shop", "rollout", "status", part, "--timeout=120s"]);
-            waited.with_context(|| logs(&self.kubectl))?;
-        }
-        let served = ["--namespace=shop", "wait", "pods", "--all", "--for=condition=mesh.hauberk.dev/Served"];
-        self.kubectl.run(&[&served[..], &["--timeout=60s"]].concat()).with_context(|| logs(&self.kubectl))?;
-        let stranger = ["--namespace=elsewhere", "wait", "pod/stranger", "--for=condition=Ready", "--timeout=60s"];
-        self.kubectl.run(&stranger).map(drop)
-    }
-
-    fn pod_on(&self, app: &str, node: &str) -> Result<Pod> {
-        let (label, field) = (format!("--selector=app={app}"), format!("--field-selector=spec.nodeName={node}"));
-        let path = "--output=jsonpath={.items[*].metadata.name} {.items[*].status.podIP}";
-        let said = self.kubectl.run(&["--namespace=shop", "get", "pods", &label, &field, path])?;
-        let [name, address] = said.split_whitespace().collect::<Vec<_>>()[..] else {
-            anyhow::bail!("pods of {app} on {node}: `{said}`")
-        };
-        Ok(Pod { name: name.to_owned(), address: address.parse()? })
-    }
-
-    /// What a pod gets from an address.
-    fn fetch(&self, namespace: &str, pod: &str, from: SocketAddr) -> Result<Output> {
-        let (namespace, url) = (format!("--namespace={namespace}"), format!("http://{from}/page"));
-        self.kubectl.output(&[&namespace, "exec", pod, "--", "wget", "-qO-", &url], "")
-    }
-}
-
-/// What the mesh's own parts said, for a failure.
-fn logs(kubectl: &Kubectl) -> String {
-    let namespace = "--namespace=hauberk-system";
-    let all = [
-        vec!["get", "pods", "--all-namespaces", "--output=wide"],
-        vec![namespace, "get", "events"],
-        vec!["--namespace=shop", "get", "events"],
-        vec![namespace, "logs", "--selector=app.kubernetes.io/name=hauberk-ca", "--tail=40"],
-        vec![namespace, "logs", "--selector=app.kubernetes.io/name=hauberk-agent", "--tail=60"],
-    ];
-    let say = |arguments: Vec<&str>| kubectl.run(&arguments).unwrap_or_else(|error| format!("{error:#}"));
-    all.into_iter().map(say).collect::<Vec<_>>().join("\n")
-}
 
 #[test]
 #[cfg_attr(not(feature = "kubernetes"), ignore = "brings up a cluster: cargo xtask test kubernetes")]
 fn the_mesh_on_a_cluster() -> Result<()> {
     let (cluster, cleanup) = Cluster::temporary(&Plan::from_environment(2)?)?;
+    let pristine = nodes(&cluster)?;
     let meshed = Meshed::install(cluster)?;
     meshed.deploy()?;
     pods_talk_mtls_across_nodes(&meshed)?;
-    a_stranger_is_refused(&meshed)?;
+    a_service_leads_to_both_servers(&meshed)?;
+    who_is_not_in_the_mesh_is_refused(&meshed)?;
+    probes_see_the_application(&meshed)?;
     a_policy_applied_with_kubectl_takes_effect(&meshed)?;
+    the_api_server_refuses_what_is_wrong(&meshed)?;
+    an_agent_answers_through_kubectl_exec(&meshed)?;
+    a_deleted_pods_identity_ends(&meshed)?;
+    nothing_changes_without_an_api_server(&meshed)?;
+    a_killed_agent_leaves_its_pods_closed_and_comes_back(&meshed)?;
+    uninstalling_leaves_the_nodes_as_they_were(&meshed, &pristine)?;
     cleanup.finish()
+}
+
+fn netns(node: &Node) -> Netns {
+    Netns::existing(&node.netns().file_name().unwrap_or_default().to_string_lossy())
 }
 
 fn pods_talk_mtls_across_nodes(meshed: &Meshed) -> Result<()> {
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
     let destination = SocketAddr::new(server.address, PORT);
     let [one, other] = [0, 1].map(|index| &meshed.cluster.nodes()[index]);
-    let netns = |path: std::path::PathBuf| Netns::existing(&path.file_name().unwrap_or_default().to_string_lossy());
-    let (one_netns, other_netns) = (netns(one.netns()), netns(other.netns()));
+    let (one_netns, other_netns) = (netns(one), netns(other));
     let ends = [(&one_netns, Ipv4Addr::into(one.address())), (&other_netns, Ipv4Addr::into(other.address()))];
     let capture = Capture::start(ends, "eth0")?;
     let answer = meshed.fetch("shop", &client.name, destination)?;
@@ -110,21 +62,91 @@ fn pods_talk_mtls_across_nodes(meshed: &Meshed) -> Result<()> {
     ensure!(text.contains(&server.name), "{answer:?}\n{}", logs(&meshed.kubectl));
     let trace = capture.trace()?;
     trace.all_tls13(destination)?;
-    assert!(!trace.contains("a-secret-page"), "plaintext on the wire");
-    // The capture would have seen it: without a mesh, from outside, it does.
+    assert!(!trace.contains(SECRET), "plaintext on the wire");
+    // The capture would have seen it: between two that are not in the mesh it does.
+    let open = meshed.pod_of("elsewhere", "open")?;
+    let answer = meshed.fetch("elsewhere", "stranger", SocketAddr::new(open.address, PORT))?;
+    assert!(String::from_utf8_lossy(&answer.stdout).contains(SECRET), "{answer:?}");
+    assert!(capture.trace()?.contains(SECRET), "the capture is blind");
     Ok(())
 }
 
-fn a_stranger_is_refused(meshed: &Meshed) -> Result<()> {
-    let server = meshed.pod_on("web", "node-2")?;
-    let answer = meshed.fetch("elsewhere", "stranger", SocketAddr::new(server.address, PORT))?;
-    assert!(!answer.status.success() && answer.stdout.is_empty(), "{answer:?}");
+fn a_service_leads_to_both_servers(meshed: &Meshed) -> Result<()> {
+    let client = meshed.pod_on("client", "node-1")?;
+    let service =
+        meshed.kubectl.run(&["--namespace=shop", "get", "service", "web", "--output=jsonpath={.spec.clusterIP}"])?;
+    let destination = SocketAddr::new(service.parse()?, 80);
+    let mut servers = BTreeSet::new();
+    wait_until(PATIENCE, "both servers answer", || {
+        let answer = meshed.fetch("shop", &client.name, destination)?;
+        ensure!(answer.status.success(), "{answer:?}\n{}", logs(&meshed.kubectl));
+        servers.insert(String::from_utf8_lossy(&answer.stdout).into_owned());
+        Ok((servers.len() == 2).then_some(()))
+    })?;
+    // A Service that nobody of the mesh stands for is carried as before.
+    let api = SocketAddr::new(Ipv4Addr::new(10, 96, 0, 1).into(), 443);
+    let asked = ["--namespace=shop", "exec", &client.name, "--", "nc", "-z", "10.96.0.1", "443"];
+    meshed.kubectl.run(&asked).with_context(|| format!("{api}"))?;
+    // And who is in the mesh reaches who is not.
+    let open = meshed.pod_of("elsewhere", "open")?;
+    let answer = meshed.fetch("shop", &client.name, SocketAddr::new(open.address, PORT))?;
+    assert!(answer.status.success(), "{answer:?}");
     Ok(())
+}
+
+/// A pod without the label, a pod on its node's network, and whoever comes by a node's port.
+fn who_is_not_in_the_mesh_is_refused(meshed: &Meshed) -> Result<()> {
+    let server = meshed.pod_on("web", "node-2")?;
+    let destination = SocketAddr::new(server.address, PORT);
+    for pod in ["stranger", "host"] {
+        let answer = meshed.fetch("elsewhere", pod, destination)?;
+        assert!(!answer.status.success() && answer.stdout.is_empty(), "{pod}: {answer:?}");
+    }
+    let port = ["--namespace=shop", "get", "service", "web", "--output=jsonpath={.spec.ports[0].nodePort}"];
+    let port = meshed.kubectl.run(&port)?;
+    for node in meshed.cluster.nodes() {
+        let url = format!("http://{}:{port}/page", node.address());
+        let answer = node.command("busybox")?.args(["wget", "-qO-", &url]).output().context("start wget")?;
+        assert!(!answer.status.success() && answer.stdout.is_empty(), "{url}: {answer:?}");
+    }
+    Ok(())
+}
+
+/// Ready needs the kubelet's HTTP probes to come through in strict mode; and a probe of a dead application must fail.
+fn probes_see_the_application(meshed: &Meshed) -> Result<()> {
+    let server = meshed.pod_on("web", "node-1")?;
+    let kill = ["--namespace=shop", "exec", &server.name, "--", "rm", "/srv/page"];
+    meshed.kubectl.run(&kill)?;
+    let ready = |expected: &str| {
+        let path = r#"--output=jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+        wait_until(PATIENCE, &format!("the server is ready: {expected}"), || {
+            let found = meshed.kubectl.run(&["--namespace=shop", "get", "pod", &server.name, path])?;
+            Ok((found == expected).then_some(()))
+        })
+    };
+    ready("False")?;
+    let mend =
+        ["--namespace=shop", "exec", &server.name, "--", "sh", "-c", "echo a-secret-page-of $(hostname) > /srv/page"];
+    meshed.kubectl.run(&mend)?;
+    ready("True")
 }
 
 fn a_policy_applied_with_kubectl_takes_effect(meshed: &Meshed) -> Result<()> {
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
     let destination = SocketAddr::new(server.address, PORT);
+    // A live connection: the server waits for a request that never ends.
+    let hold = format!("(printf 'GET /page HTTP/1.0\\r\\n'; sleep 1000) | nc {} {PORT}", server.address);
+    let mut held = meshed.kubectl.command(&["--namespace=shop", "exec", &client.name, "--", "sh", "-c", &hold]);
+    let mut held = held.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("hold a connection")?;
+    let agent = meshed.agent_on("node-2")?;
+    let live = |count: usize| {
+        wait_until(PATIENCE, &format!("the server's agent carries {count} connections"), || {
+            let told = meshed.agent(&agent, &["connections", "--output=json"])?;
+            let told: serde_json::Value = serde_json::from_str(&told)?;
+            Ok((told.as_array().is_some_and(|all| all.len() == count)).then_some(()))
+        })
+    };
+    live(1)?;
     meshed.kubectl.apply(
         "apiVersion: mesh.hauberk.dev/v1alpha1\nkind: AuthorizationPolicy\n\
          metadata: {name: nobody, namespace: shop}\n\
@@ -133,13 +155,167 @@ fn a_policy_applied_with_kubectl_takes_effect(meshed: &Meshed) -> Result<()> {
     wait_until(PATIENCE, "the policy denies", || {
         Ok((!meshed.fetch("shop", &client.name, destination)?.status.success()).then_some(()))
     })?;
+    live(0)?;
+    drop(held.kill());
+    held.wait()?;
     let accepted = r#"jsonpath={.status.conditions[?(@.type=="Accepted")].status}"#;
     wait_until(PATIENCE, "the policy's status", || {
-        let get = ["--namespace=shop", "authorizationpolicies.mesh.hauberk.dev", "nobody", "--output", accepted];
+        let get = ["--namespace=shop", POLICIES, "nobody", "--output", accepted];
         Ok((meshed.kubectl.try_get(&get)?.as_deref() == Some("True")).then_some(()))
     })?;
-    meshed.kubectl.run(&["--namespace=shop", "delete", "authorizationpolicies.mesh.hauberk.dev", "nobody"])?;
+    meshed.kubectl.run(&["--namespace=shop", "delete", POLICIES, "nobody"])?;
     wait_until(PATIENCE, "the client is let in again", || {
         Ok(meshed.fetch("shop", &client.name, destination)?.status.success().then_some(()))
+    })
+}
+
+fn the_api_server_refuses_what_is_wrong(meshed: &Meshed) -> Result<()> {
+    let policy = |spec: &str| {
+        format!(
+            "apiVersion: mesh.hauberk.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: wrong, namespace: shop}}\nspec: {spec}\n"
+        )
+    };
+    for (spec, message) in [
+        ("{action: DNY, rules: [{}]}", "Unsupported value: \"DNY\""),
+        ("{action: DENY}", "has no rules, so it never matches"),
+        ("{rules: [{to: [{operation: {methods: [GET]}}]}]}", "needs the content of requests"),
+        ("{rules: [{from: [{source: {ipBlocks: [10.0.0.0/40]}}]}]}", "10.0.0.0/40"),
+    ] {
+        let refused = meshed.kubectl.apply(&policy(spec)).expect_err(spec).to_string();
+        assert!(refused.contains(message), "{spec}: {refused}");
+    }
+    // What only all documents together show, the status tells.
+    meshed.kubectl.apply(
+        "apiVersion: mesh.hauberk.dev/v1alpha1\nkind: Revocation\nmetadata: {name: foreign}\n\
+         spec: {spiffeIds: ['spiffe://elsewhere.example/ns/a/sa/b']}\n",
+    )?;
+    let message = r#"jsonpath={.status.conditions[?(@.type=="Accepted")].message}"#;
+    wait_until(PATIENCE, "the revocation is refused in its status", || {
+        let told = meshed.kubectl.try_get(&["revocations.mesh.hauberk.dev", "foreign", "--output", message])?;
+        Ok(told.filter(|told| told.contains("is of no trust domain that this mesh knows")).map(drop))
+    })?;
+    meshed.kubectl.run(&["delete", "revocations.mesh.hauberk.dev", "foreign"]).map(drop)
+}
+
+fn an_agent_answers_through_kubectl_exec(meshed: &Meshed) -> Result<()> {
+    let agent = meshed.agent_on("node-1")?;
+    let status = meshed.agent(&agent, &["status"])?;
+    assert!(status.contains("ready          yes") && status.contains("cluster.local, STRICT"), "{status}");
+    let workloads = meshed.agent(&agent, &["workloads"])?;
+    assert!(workloads.contains("spiffe://cluster.local/ns/shop/sa/client"), "{workloads}");
+    Ok(())
+}
+
+/// Whoever gets its address next is not taken for it.
+fn a_deleted_pods_identity_ends(meshed: &Meshed) -> Result<()> {
+    let (client, server) = (meshed.pod_on("client", "node-2")?, meshed.pod_on("web", "node-1")?);
+    meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/client", "--replicas=1"])?;
+    meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/client", "--replicas=0"])?;
+    for (node, gone) in [("node-2", &client), ("node-1", &client)] {
+        let agent = meshed.agent_on(node)?;
+        wait_until(PATIENCE, "the deleted pods have left the mesh", || {
+            let told = meshed.agent(&agent, &["workloads"])?;
+            Ok((!told.contains(&gone.name) && !told.contains("/sa/client")).then_some(()))
+        })?;
+    }
+    meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/client", "--replicas=2"])?;
+    meshed.wait_served()?;
+    let client = meshed.pod_on("client", "node-2")?;
+    let answer = meshed.fetch("shop", &client.name, SocketAddr::new(server.address, PORT))?;
+    assert!(answer.status.success(), "{answer:?}\n{}", logs(&meshed.kubectl));
+    Ok(())
+}
+
+fn nothing_changes_without_an_api_server(meshed: &Meshed) -> Result<()> {
+    let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
+    // To get into a pod takes the API server: this client goes on by itself.
+    let ask = format!(
+        "while :; do wget -qO- http://{}:{PORT}/page >> /tmp/answers || echo lost >> /tmp/lost; sleep 0.2; done",
+        server.address
+    );
+    let begin = format!("({ask}) > /dev/null 2>&1 &");
+    meshed.kubectl.run(&["--namespace=shop", "exec", &client.name, "--", "sh", "-c", &begin])?;
+    meshed.cluster.stop_apiserver()?;
+    let outage = Instant::now();
+    wait_until(Duration::from_secs(60), "half a minute passes", || Ok((outage.elapsed() >= OUTAGE).then_some(())))?;
+    meshed.cluster.start_apiserver()?;
+    wait_until(PATIENCE, "the API server is back", || Ok(meshed.kubectl.is_ready()?.then_some(())))?;
+    let count = |file: &str| -> Result<usize> {
+        let command = format!("cat {file} 2>/dev/null | wc -l");
+        let told = meshed.kubectl.run(&["--namespace=shop", "exec", &client.name, "--", "sh", "-c", &command])?;
+        Ok(told.trim().parse()?)
+    };
+    let (answers, lost) = (count("/tmp/answers")?, count("/tmp/lost")?);
+    assert!(answers > 50 && lost == 0, "{answers} answers, {lost} lost");
+    // Everything catches up: what is new now is served.
+    meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/web", "--replicas=3"])?;
+    meshed.kubectl.run(&["--namespace=shop", "rollout", "status", "deployment/web", "--timeout=120s"])?;
+    meshed.wait_served()?;
+    meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/web", "--replicas=2"])?;
+    meshed.kubectl.run(&["--namespace=shop", "rollout", "status", "deployment/web", "--timeout=120s"]).map(drop)
+}
+
+fn a_killed_agent_leaves_its_pods_closed_and_comes_back(meshed: &Meshed) -> Result<()> {
+    let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
+    let destination = SocketAddr::new(server.address, PORT);
+    let node = &meshed.cluster.nodes()[1];
+    let mut kill = node.command("busybox")?;
+    let killed = kill.args(["pkill", "-KILL", "-f", "^/bin/mesh-agent run"]).output().context("kill the agent")?;
+    assert!(killed.status.success(), "{killed:?}");
+    let (mut refused, mut answered) = (0, 0);
+    wait_until(PATIENCE, "the agent is back", || {
+        let answer = meshed.fetch("shop", &client.name, destination)?;
+        if answer.status.success() {
+            answered += 1
+        } else {
+            refused += 1
+        }
+        // A stranger never gets through, whoever is alive.
+        let stranger = meshed.fetch("elsewhere", "stranger", destination)?;
+        assert!(!stranger.status.success(), "{stranger:?}");
+        Ok((answered >= 3).then_some(()))
+    })?;
+    println!("killed agent: {refused} calls refused until it was back");
+    meshed.wait_served()
+}
+
+/// What the mesh could leave on a node: programs, pins, links, CNI files, sockets, rules.
+fn nodes(cluster: &Cluster) -> Result<Vec<BTreeSet<String>>> {
+    let look = |node: &Node| {
+        let script = "find /sys/fs/bpf /run/hauberk /etc/cni /opt/cni/bin 2>/dev/null; cat /etc/cni/net.d/*; \
+                      iptables-save 2>/dev/null | grep -v '^#'; true";
+        let output = node.command("sh")?.args(["-c", script]).output().context("look at a node")?;
+        Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    };
+    let mut found = cluster.nodes().iter().map(look).collect::<Result<Vec<BTreeSet<_>>>>()?;
+    // Programs are the kernel's, whichever node's they are.
+    let programs = aya::programs::loaded_programs().filter_map(|program| Some(program.ok()?.name_as_str()?.to_owned()));
+    found.push(programs.filter(|name| name.starts_with("mesh_")).collect());
+    Ok(found)
+}
+
+fn uninstalling_leaves_the_nodes_as_they_were(meshed: &Meshed, pristine: &[BTreeSet<String>]) -> Result<()> {
+    let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
+    let destination = SocketAddr::new(server.address, PORT);
+    let mut uninstall = std::process::Command::new("nsenter");
+    uninstall.arg(format!("--net={}", Cluster::control_netns().display())).arg("--").arg(meshed.program()?);
+    uninstall.args(["uninstall", "--kubernetes"]).env("KUBECONFIG", Cluster::kubeconfig());
+    let uninstalled = uninstall.output().context("start mesh-agent uninstall")?;
+    ensure!(uninstalled.status.success(), "{uninstalled:?}\n{}", logs(&meshed.kubectl));
+    // Plain again, and nothing was restarted.
+    let answer = meshed.fetch("shop", &client.name, destination)?;
+    assert!(answer.status.success(), "{answer:?}");
+    assert!(meshed.fetch("elsewhere", "stranger", destination)?.status.success());
+    meshed.kubectl.run(&["delete", "--kustomize", &manifests(), "--wait=true", "--timeout=60s"])?;
+    wait_until(PATIENCE, "the nodes are as they were", || {
+        let now = nodes(&meshed.cluster)?;
+        let left: Vec<_> =
+            now.iter().zip(pristine).map(|(now, before)| now.difference(before).collect::<Vec<_>>()).collect();
+        if left.iter().all(Vec::is_empty) {
+            Ok(Some(()))
+        } else {
+            println!("left: {left:?}");
+            Ok(None)
+        }
     })
 }
