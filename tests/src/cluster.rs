@@ -23,6 +23,7 @@ pub use node::Node;
 pub use remove::{exists, remains, remove};
 
 use crate::guard::{Cleanup, Undo};
+use crate::netns::Netns;
 use crate::wait::wait_until;
 use control::Control;
 
@@ -158,8 +159,8 @@ impl Cluster {
     }
 
     /// The network namespace of the control plane and of the switch between the nodes: what crosses it goes from node to node.
-    pub fn control_netns() -> PathBuf {
-        network::control()
+    pub fn control_netns() -> Netns {
+        Netns::existing(NAME)
     }
 
     /// Gives every node the images of OCI archives.

@@ -27,7 +27,6 @@ fn a_cluster_serves_pods_across_its_nodes_and_leaves_nothing() -> Result<()> {
     a_service_reaches_every_pod_from_every_node(&kubectl)?;
     pods_reach_the_api_server(&kubectl)?;
     tokens_have_their_own_audience(&kubectl)?;
-    the_agents_image_runs(&cluster)?;
     for node in cluster.nodes() {
         a_node_keeps_to_its_own_places(&kubectl, node)?;
         a_daemon_sees_the_nodes_own_directories(&kubectl, node)?;
@@ -129,13 +128,16 @@ fn tokens_have_their_own_audience(kubectl: &Kubectl) -> Result<()> {
     Ok(())
 }
 
-fn the_agents_image_runs(cluster: &Cluster) -> Result<()> {
+#[test]
+#[cfg_attr(not(feature = "kubernetes"), ignore = "brings up a cluster: cargo xtask test kubernetes")]
+fn the_agents_image_runs() -> Result<()> {
+    let (cluster, cleanup) = Cluster::temporary(&Plan::from_environment(1)?)?;
     let image = std::env::var("MESH_IMAGE").context("MESH_IMAGE names the archive of `cargo xtask image`")?;
     cluster.load(&[image.into()])?;
     let pod = ["run", "version", "--image=localhost/mesh-agent:0.1.0", "--image-pull-policy=Never"];
     let said = [&pod[..], &["--restart=Never", "--attach", "--rm", "--quiet", "--", "--version"]].concat();
     assert_eq!(cluster.kubectl().run(&said)?.trim(), "mesh-agent 0.1.0");
-    Ok(())
+    cleanup.finish()
 }
 
 /// All that runs on a node runs below its cgroup; the kubelet in one of its own.

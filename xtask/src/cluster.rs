@@ -161,11 +161,11 @@ fn up(nodes: u8, images: &[PathBuf]) -> Result<()> {
 fn status() -> Result<()> {
     let cluster = Cluster::find()?;
     let kubeconfig = Cluster::kubeconfig();
-    say(format_args!("kubeconfig: {}, in {}", kubeconfig.display(), Cluster::control_netns().display()));
+    say(format_args!("kubeconfig: {}, in {}", kubeconfig.display(), Cluster::control_netns().path().display()));
     for node in cluster.nodes() {
         let (netns, cgroup) = (node.netns(), node.cgroup());
         say(format_args!("{}: {}, pods {}", node.name(), node.address(), node.pod_range()));
-        say(format_args!("  {}, {}, logs {}", netns.display(), cgroup.display(), node.logs().display()));
+        say(format_args!("  {}, {}, logs {}", netns.path().display(), cgroup.display(), node.logs().display()));
     }
     process::run(&mut cluster.kubectl().command(&["get", "nodes,pods", "--all-namespaces", "--output=wide"]))
 }

@@ -8,8 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::network::{API_PORT, API_SERVER, PODS, SERVICES};
 use super::pki::Pki;
-use super::{Kubectl, NAME, STATE, UP, runner};
-use crate::netns::Netns;
+use super::{Cluster, Kubectl, STATE, UP, runner};
 use crate::wait::wait_until;
 
 const ETCD: &str = "http://127.0.0.1:2379";
@@ -95,7 +94,7 @@ impl Control {
 
     /// Waits until the API server says that it is ready.
     pub(super) fn wait_ready(&self, kubectl: &Kubectl) -> Result<()> {
-        let netns = Netns::existing(NAME);
+        let netns = Cluster::control_netns();
         let address = SocketAddr::from((API_SERVER, API_PORT));
         let waited = wait_until(UP, "the API server is ready", || {
             ensure!(runner::is_populated(&self.cgroup.join(API)), "the API server ended");
@@ -107,7 +106,7 @@ impl Control {
     }
 
     fn run<'a>(&self, component: &str, arguments: impl IntoIterator<Item = &'a str>) -> Result<()> {
-        let netns = format!("--net={}", super::network::control().display());
+        let netns = format!("--net={}", Cluster::control_netns().path().display());
         let program = self.program.to_string_lossy().into_owned();
         let mut command = vec!["nsenter".to_owned(), netns, "--".to_owned(), program, component.to_owned()];
         command.extend(arguments.into_iter().map(str::to_owned));

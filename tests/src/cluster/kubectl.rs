@@ -1,12 +1,12 @@
 //! kubectl, for the cluster here or for one that `KUBECONFIG` names.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Cluster, network};
+use super::Cluster;
 
 /// How to ask an API server.
 #[derive(Clone, Debug)]
@@ -18,9 +18,8 @@ pub struct Kubectl {
 impl Kubectl {
     /// The cluster that `program` runs here.
     pub(super) fn of_cluster(program: &Path) -> Self {
-        let text = |path: PathBuf| path.display().to_string();
-        let netns = format!("--net={}", text(network::control()));
-        let kubeconfig = format!("--kubeconfig={}", text(Cluster::kubeconfig()));
+        let netns = format!("--net={}", Cluster::control_netns().path().display());
+        let kubeconfig = format!("--kubeconfig={}", Cluster::kubeconfig().display());
         let words = ["nsenter", netns.as_str(), "--", &program.to_string_lossy(), "kubectl", &kubeconfig];
         Self { prefix: words.map(str::to_owned).to_vec() }
     }

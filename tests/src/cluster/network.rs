@@ -1,7 +1,6 @@
 //! Who has which address, and the switch between the nodes: a bridge in the control plane's namespace.
 
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -31,14 +30,6 @@ pub(super) fn pods_of(number: u8) -> String {
 /// The name of a node's namespace.
 pub(super) fn name_of(number: u8) -> String {
     format!("{NAME}-{number}")
-}
-
-pub(super) fn control() -> PathBuf {
-    path_of(NAME)
-}
-
-pub(super) fn path_of(netns: &str) -> PathBuf {
-    Path::new("/run/netns").join(netns)
 }
 
 /// Makes the namespaces and the switch between them.

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::pki::Pki;
 use super::{NAME, STATE, network, node_files, remove, runner};
+use crate::netns::Netns;
 use crate::wait::{LIMIT, wait_until};
 
 /// The node's first process: it ends when asked, and reaps whom nobody else does.
@@ -62,8 +63,8 @@ impl Node {
     }
 
     /// Its network namespace.
-    pub fn netns(&self) -> PathBuf {
-        network::path_of(&network::name_of(self.number))
+    pub fn netns(&self) -> Netns {
+        Netns::existing(&network::name_of(self.number))
     }
 
     /// Its components' logs.
@@ -172,7 +173,7 @@ impl Node {
     }
 
     fn start_init(&self) -> Result<()> {
-        let netns = format!("--net={}", self.netns().display());
+        let netns = format!("--net={}", self.netns().path().display());
         let enter = ["nsenter", &netns, "--"];
         let unshare = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"];
         let command = [&enter[..], &unshare, &["busybox", "sh", "-c", INIT]].concat();

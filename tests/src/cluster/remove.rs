@@ -7,6 +7,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::{MOST_NODES, NAME, STATE, network, runner};
 use crate::cgroup;
+use crate::netns::Netns;
 use crate::wait::{LIMIT, wait_until};
 
 /// Whether anything of a cluster is on the machine.
@@ -39,7 +40,7 @@ pub fn remove() -> Result<()> {
 }
 
 fn namespaces() -> impl Iterator<Item = PathBuf> {
-    (1..=MOST_NODES).map(network::name_of).chain([NAME.to_owned()]).map(|name| network::path_of(&name))
+    (1..=MOST_NODES).map(network::name_of).chain([NAME.to_owned()]).map(|name| Netns::existing(&name).path().to_owned())
 }
 
 /// Our directories in the hierarchies of cgroup v1 that this machine has beside cgroup2.
