@@ -14,6 +14,7 @@ mod raw;
 mod revocation;
 mod rule;
 mod selector;
+mod service;
 mod status;
 mod text;
 mod workload;
@@ -32,6 +33,7 @@ pub use mesh::{
 pub use peer_authentication::{Mode, Mtls, PeerAuthenticationSpec};
 pub use revocation::RevocationSpec;
 pub use selector::Selector;
+pub use service::{InternalTrafficPolicy, Protocol, ServicePort, ServiceSpec, SessionAffinity};
 pub use status::{ConditionStatus, Status, StatusCondition};
 pub use text::{
     AbsolutePath, Address, AddressOrRange, Bytes, ConditionValue, Days, DnsLabel, DnsSubdomain, Duration, HostAndPort,

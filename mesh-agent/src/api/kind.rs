@@ -8,6 +8,7 @@ use super::mesh::MeshSpec;
 use super::peer_authentication::PeerAuthenticationSpec;
 use super::raw;
 use super::revocation::RevocationSpec;
+use super::service::ServiceSpec;
 use super::workload::WorkloadSpec;
 
 /// A kind of documents.
@@ -21,6 +22,8 @@ pub struct Kind {
     pub short: &'static str,
     /// Where its objects belong.
     pub scope: Scope,
+    /// Whether Kubernetes has it, or files alone.
+    pub in_kubernetes: bool,
     /// The only name that an object may have in Kubernetes.
     pub only_name: Option<&'static str>,
     /// What `kubectl get` shows: heading and path.
@@ -42,12 +45,13 @@ pub enum Scope {
 
 impl Kind {
     /// All kinds, by name.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self {
             name: "AuthorizationPolicy",
             plural: "authorizationpolicies",
             short: "hbap",
             scope: Scope::NamespacedOrMesh,
+            in_kubernetes: true,
             only_name: None,
             columns: &[("Action", ".spec.action")],
             spec: raw::of::<AuthorizationPolicySpec>,
@@ -57,6 +61,7 @@ impl Kind {
             plural: "federatedtrustdomains",
             short: "hbftd",
             scope: Scope::Cluster,
+            in_kubernetes: true,
             only_name: None,
             columns: &[("Trust Domain", ".spec.trustDomain")],
             spec: raw::of::<FederatedTrustDomainSpec>,
@@ -66,6 +71,7 @@ impl Kind {
             plural: "meshes",
             short: "hbmesh",
             scope: Scope::Cluster,
+            in_kubernetes: true,
             only_name: Some("mesh"),
             columns: &[("Trust Domain", ".spec.trustDomain"), ("Mode", ".spec.mtls.mode")],
             spec: raw::of::<MeshSpec>,
@@ -75,6 +81,7 @@ impl Kind {
             plural: "peerauthentications",
             short: "hbpa",
             scope: Scope::NamespacedOrMesh,
+            in_kubernetes: true,
             only_name: None,
             columns: &[("Mode", ".spec.mtls.mode")],
             spec: raw::of::<PeerAuthenticationSpec>,
@@ -84,20 +91,37 @@ impl Kind {
             plural: "revocations",
             short: "hbrev",
             scope: Scope::Cluster,
+            in_kubernetes: true,
             only_name: None,
             columns: &[],
             spec: raw::of::<RevocationSpec>,
+        },
+        Self {
+            name: "Service",
+            plural: "services",
+            short: "hbsvc",
+            scope: Scope::Namespaced,
+            in_kubernetes: false,
+            only_name: None,
+            columns: &[],
+            spec: raw::of::<ServiceSpec>,
         },
         Self {
             name: "Workload",
             plural: "workloads",
             short: "hbwl",
             scope: Scope::Namespaced,
+            in_kubernetes: true,
             only_name: None,
             columns: &[("Node", ".spec.node"), ("Addresses", ".spec.addresses")],
             spec: raw::of::<WorkloadSpec>,
         },
     ];
+
+    /// The kinds that Kubernetes has.
+    pub fn in_kubernetes() -> impl Iterator<Item = &'static Self> {
+        Self::ALL.iter().filter(|kind| kind.in_kubernetes)
+    }
 
     /// The kind of this name, as people write it: upper and lower case don't matter.
     pub fn of_name(name: &str) -> Option<&'static Self> {

@@ -62,7 +62,7 @@ impl Rule {
     }
 }
 
-/// Exactly one of the two fields.
+/// Exactly one of the fields.
 pub(super) fn exactly_one<const N: usize>(fields: [&str; N]) -> Rule {
     let named: Vec<_> = fields.iter().map(|field| format!("`{field}`")).collect();
     let (last, others) = named.split_last().map_or(("", &[][..]), |(last, others)| (last.as_str(), others));

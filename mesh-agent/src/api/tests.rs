@@ -56,16 +56,19 @@ fn a_schema_has_no_words_of_ours() {
 #[test]
 fn every_field_is_described() {
     for kind in &Kind::ALL {
-        visit(&schema(kind)["properties"]["spec"], kind.name, &mut |path, fields| {
-            for (name, field) in fields.get("properties").and_then(Value::as_object).into_iter().flatten() {
-                let description = field["description"].as_str();
-                let is_required_alone = field.as_object().is_some_and(|field| field.keys().eq(["minItems"]));
-                assert!(
-                    is_required_alone || description.is_some_and(|text| text.ends_with('.')),
-                    "{path}.{name}: {field}"
-                );
-            }
-        });
+        check_described(&schema(kind)["properties"]["spec"], kind.name);
+    }
+}
+
+/// Only where fields are declared: conditions between them name fields too.
+fn check_described(schema: &Value, path: &str) {
+    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        assert!(field["description"].as_str().is_some_and(|text| text.ends_with('.')), "{path}: {field}");
+        check_described(field, &path);
+    }
+    for inner in ["items", "additionalProperties"].into_iter().filter_map(|name| schema.get(name)) {
+        check_described(inner, path);
     }
 }
 

@@ -13,6 +13,9 @@ pub enum SchemaError {
         /// What there is.
         known: String,
     },
+    /// It is in files alone.
+    #[error("a {0} of this mesh is in files alone: a cluster has its own")]
+    FileKind(&'static str),
     /// It can't be written as text.
     #[error("write the schema")]
     Json(#[from] serde_json::Error),
@@ -27,8 +30,11 @@ pub fn schema(kind: Option<&str>, crds: bool) -> Result<String, SchemaError> {
     if !crds {
         return Ok(serde_json::to_string_pretty(&kind.map_or_else(any_schema, schema_of))? + "\n");
     }
-    let kinds = kind.map_or(&Kind::ALL[..], std::slice::from_ref);
-    let documents: Result<Vec<_>, _> = kinds.iter().map(definition).collect();
+    if let Some(kind) = kind.filter(|kind| !kind.in_kubernetes) {
+        return Err(SchemaError::FileKind(kind.name));
+    }
+    let kinds = Kind::in_kubernetes().filter(|one| kind.is_none_or(|kind| kind.name == one.name));
+    let documents: Result<Vec<_>, _> = kinds.map(definition).collect();
     Ok(documents?.join("---\n"))
 }
 
@@ -50,7 +56,7 @@ mod tests {
     #[test]
     fn the_definitions_in_deploy_are_what_the_types_say() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy/crds");
-        for kind in &Kind::ALL {
+        for kind in Kind::in_kubernetes() {
             let name = format!("{}.yaml", kind.plural);
             let text = std::fs::read_to_string(directory.join(&name)).unwrap_or_default();
             assert!(text == schema(Some(kind.name), true).unwrap(), "deploy/crds/{name}: run `cargo xtask crds`");
@@ -61,7 +67,7 @@ mod tests {
     fn what_is_printed_can_be_read_back() {
         let text = schema(None, true).unwrap();
         let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&text).unwrap();
-        assert_eq!(documents, Kind::ALL.map(|kind| crd(&kind)));
+        assert_eq!(documents, Kind::in_kubernetes().map(crd).collect::<Vec<_>>());
         let one: serde_json::Value = serde_json::from_str(&schema(Some("mesh"), false).unwrap()).unwrap();
         assert_eq!(one["title"], "Mesh");
         let any: serde_json::Value = serde_json::from_str(&schema(None, false).unwrap()).unwrap();
@@ -72,5 +78,7 @@ mod tests {
     fn a_kind_that_is_not_there_is_told_with_those_that_are() {
         let error = schema(Some("Pod"), true).unwrap_err().to_string();
         assert!(error.starts_with("`Pod` is not a kind of this mesh: it has AuthorizationPolicy, "), "{error}");
+        let error = schema(Some("service"), true).unwrap_err().to_string();
+        assert_eq!(error, "a Service of this mesh is in files alone: a cluster has its own");
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::super::walk::{Report, SEEN, Seen};
 use super::super::{document, object};
 use super::policy::{self, BROKEN};
-use crate::api::{Kind, Scope, any_schema, crd, schema};
+use crate::api::{GROUP, Kind, Scope, VERSION, any_schema, crd, schema};
 
 static ANY: LazyLock<Validator> = LazyLock::new(|| jsonschema::validator_for(&any_schema()).unwrap());
 
@@ -76,7 +76,7 @@ fn pattern(path: &str) -> String {
 fn fields_of_walker(kind: &str, seen: Seen) -> Fields {
     let mut known: BTreeSet<_> = seen.known.into_iter().collect();
     // One walker for all kinds' metadata: it refuses a namespace where there can't be one.
-    let namespaced = ["AuthorizationPolicy", "PeerAuthentication", "Workload"].contains(&kind);
+    let namespaced = Kind::of_name(kind).unwrap().scope != Scope::Cluster;
     if seen.path == "metadata" && !namespaced {
         known.remove("namespace");
     }
@@ -109,6 +109,13 @@ fn fields_of_schema(schema: &Value, path: &str, fields: &mut BTreeMap<String, Fi
 
 /// Mistakes that only the agent sees: a schema knows patterns, not meanings.
 const AGENT_ALONE: [&str; 3] = ["has bits set after its prefix", "is not a time zone", "ends when it begins"];
+
+#[test]
+fn the_kinds_are_the_same() {
+    assert_eq!((object::API_GROUP, object::API_VERSION), (GROUP, VERSION));
+    let kinds: Vec<_> = Kind::in_kubernetes().map(|kind| (kind.name, kind.plural)).collect();
+    assert_eq!(object::KINDS[..], kinds);
+}
 
 #[test]
 fn what_is_broken_does_not_fit() {
@@ -149,7 +156,7 @@ const MORE: [(&str, &str, &str); 15] = [
         "{trustDomain: a, issuer: {embedded: {directory: d}}, authorization: {rego: {policy: p.rego, rule: data.x}}}",
         "`data.x` is not a rule like `data.hauberk.allow`",
     ),
-    ("Mesh", "{trustDomain: a, issuer: {}}", "needs exactly one of `embedded` and `remote`"),
+    ("Mesh", "{trustDomain: a, issuer: {}}", "needs exactly one of `embedded`, `remote` and `kubernetes`"),
     ("Mesh", "{trustDomain: a, issuer: {embedded: {key: k}}}", "is required"),
     (
         "Mesh",
@@ -208,7 +215,7 @@ fn an_api_server_refuses_with_the_texts_of_the_walkers() {
         texts.extend(found.into_iter().map(|(_, reason)| reason));
     }
     let mut messages = BTreeSet::new();
-    Kind::ALL.iter().for_each(|kind| collect_messages(&crd(kind), &mut messages));
+    Kind::in_kubernetes().for_each(|kind| collect_messages(&crd(kind), &mut messages));
     assert!(messages.len() > 20, "{messages:?}");
     for message in messages {
         // The bounds of durations and amounts have tests of their own.
@@ -239,6 +246,7 @@ fn documents_that_are_shown_or_fuzzed_fit_if_they_are_right() {
     let files = |directory: &str| std::fs::read_dir(root.join(directory)).unwrap().map(|entry| entry.unwrap().path());
     let mut texts: Vec<String> = files("fuzz/corpus/config").map(|path| read(&path)).collect();
     texts.extend(files("mesh-agent/examples").map(|path| read(&path)));
+    texts.push(read(&root.join("deploy/base/mesh.yaml")));
     for path in files("docs").chain([root.join("README.md")]) {
         let page = read(&path);
         let examples = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split_once("```"));
