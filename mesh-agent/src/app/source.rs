@@ -72,18 +72,22 @@ impl Source {
         metrics: Arc<Metrics>,
         uninstall: watch::Sender<bool>,
     ) -> Infallible {
-        let mut source = match self {
+        let (mut source, first) = match self {
             Self::Directory(watch) => return watch.run(publisher, metrics).await,
-            Self::Cluster { source, .. } => source,
+            Self::Cluster { source, first, .. } => (source, first),
         };
         metrics.configuration(SystemTime::now(), None);
+        let (digest, workloads) = (&first.digest, first.workloads.len());
+        tracing::info!(target: "audit", %digest, workloads, "configuration taken");
         loop {
             match source.next().await {
                 Ok(taken) => {
                     if taken.documents {
                         metrics.configuration(SystemTime::now(), None);
-                        let workloads = taken.config.workloads.len();
-                        tracing::info!(target: "audit", workloads, "changed configuration taken");
+                        let policies = taken.config.policy_names();
+                        metrics.keep_policies(|policy| policies.contains(policy));
+                        let (digest, workloads) = (&taken.config.digest, taken.config.workloads.len());
+                        tracing::info!(target: "audit", %digest, workloads, "changed configuration taken");
                     }
                     publisher.publish(MeshState::new(taken.config));
                     uninstall.send_if_modified(|known| {

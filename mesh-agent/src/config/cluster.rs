@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::assemble::{Assembly, Place};
 use super::walk::Report;
-use super::{ConfigErrors, MeshConfig, object, read};
+use super::{ConfigDigest, ConfigErrors, MeshConfig, object, read};
 use crate::model::cluster::{ClusterService, ENROLLED_LABEL, Namespace, Node, ObjectName, Pod, Slice};
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::workload::{Exclusions, NodeName, PodUid, Workload, WorkloadUid};
@@ -216,7 +216,12 @@ impl Cluster {
         for document in self.documents.values().filter_map(|document| document.good.as_ref()) {
             read(&mut assembly, Place { file: None, object: None }, document);
         }
-        assembly.finish()
+        // Of what authors write: `metadata` and `status` change by themselves.
+        let parts = self.documents.iter().filter_map(|((kind, name), document)| {
+            let spec = document.good.as_ref()?["spec"].to_string();
+            Some((format!("{kind} {}/{}", name.namespace, name.name), spec))
+        });
+        Ok(MeshConfig { digest: ConfigDigest::of_parts(parts), ..assembly.finish()? })
     }
 
     fn add_pods(&mut self, config: &mut MeshConfig) {

@@ -17,11 +17,16 @@ pub struct ConfigDigest(String);
 impl ConfigDigest {
     /// Of these files.
     pub fn of(files: &[SourceFile]) -> Self {
+        let name = |file: &SourceFile| file.name.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
+        Self::of_parts(files.iter().map(|file| (name(file), &file.text)))
+    }
+
+    /// Of names and texts.
+    pub(super) fn of_parts(parts: impl Iterator<Item = (impl AsRef<[u8]>, impl AsRef<[u8]>)>) -> Self {
         let mut hash = Context::new(&SHA256);
-        for file in files {
-            let name = file.name.file_name().unwrap_or_default();
-            // Lengths first, or two files could look like one.
-            for part in [name.as_encoded_bytes(), file.text.as_bytes()] {
+        for (name, text) in parts {
+            // Lengths first, or two parts could look like one.
+            for part in [name.as_ref(), text.as_ref()] {
                 hash.update(&part.len().to_be_bytes());
                 hash.update(part);
             }
