@@ -39,6 +39,7 @@ use crate::tls::probe::{ProbeError, probe};
 mod audit;
 pub mod authority;
 pub mod check;
+mod cni;
 pub mod explain;
 pub mod inspect;
 pub mod issuer;
@@ -46,6 +47,7 @@ pub mod schema;
 mod source;
 
 pub use audit::verify_audit;
+pub use cni::uninstall as uninstall_plugin;
 use inspect::Sources;
 use source::Source;
 
@@ -66,6 +68,14 @@ pub enum RunError {
     /// The admin socket can't be served.
     #[error("serve the admin socket {}", path.display())]
     AdminSocket {
+        /// The configured path.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The CNI socket can't be served.
+    #[error("serve the CNI socket {}", path.display())]
+    CniSocket {
         /// The configured path.
         path: PathBuf,
         /// The cause.
@@ -220,6 +230,11 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         Ok(())
     });
     tasks.spawn(report_denials(maps));
+    if let (Some(members), Some(kubernetes)) = (source.members(), &kubernetes) {
+        let (sandboxes, readiness, cgroup_root) = (sandboxes.clone(), Arc::clone(&readiness), root.clone());
+        let own_namespace = kubernetes.namespace().to_owned();
+        cni::start(&mut tasks, args.cni, cni::Facts { sandboxes, readiness, members, cgroup_root, own_namespace })?;
+    }
     let watching = Arc::clone(&metrics);
     let (uninstall, uninstalled) = watch::channel(false);
     tasks.spawn(async move { match source.run(publisher, watching, uninstall).await {} });

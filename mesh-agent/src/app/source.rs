@@ -17,7 +17,7 @@ use crate::kubernetes::{Kubernetes, KubernetesError};
 use crate::model::cluster::ObjectName;
 use crate::model::workload::{NodeName, PodUid, WorkloadUid};
 use crate::pod::{Readiness, Sandboxes};
-use crate::sources::kubernetes::KubernetesSource;
+use crate::sources::kubernetes::{KubernetesSource, Members};
 use crate::sources::watch::Watch;
 use crate::state::MeshState;
 use crate::store::Publisher;
@@ -43,7 +43,7 @@ impl Source {
             kubernetes.client(),
             kubernetes.namespace(),
             Some(&NodeName::new(&args.node)),
-            sandboxes.addresses(),
+            sandboxes.states(),
         );
         let first = Box::new(source.first().await);
         Ok(Self::Cluster { kubernetes, source: Box::new(source), first })
@@ -62,6 +62,14 @@ impl Source {
         match self {
             Self::Directory(_) => None,
             Self::Cluster { kubernetes, .. } => Some(kubernetes),
+        }
+    }
+
+    /// Who is in the mesh, if the source is a cluster.
+    pub(super) fn members(&self) -> Option<Members> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Cluster { source, .. } => Some(source.members()),
         }
     }
 

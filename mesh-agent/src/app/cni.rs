@@ -1,0 +1,296 @@
+//! Answers the CNI plugin: whose sandbox is it, and is it held?
+//!
+//! A pod that isn't ours is let go at once; one that is waits until the kernel holds it, never for its SVID. What can't be
+//! found out is decided by the namespace's label.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
+
+use super::RunError;
+use crate::args::cni::{CniArgs, CniPlace};
+use crate::cni::conflist;
+use crate::cni::installer::{self, Installer};
+use crate::cni::known::Known;
+use crate::cni::plugin::SOCKET;
+use crate::cni::server::CniSocket;
+use crate::cni::wire::{PodName, Reply, Request};
+use crate::config::Membership;
+use crate::model::cluster::ObjectName;
+use crate::model::workload::PodUid;
+use crate::pod::{Readiness, Sandbox, Sandboxes, Stage};
+use crate::sources::kubernetes::Members;
+use crate::sys;
+use crate::sys::netns::Netns;
+
+/// A pod comes by the watch before its sandbox is made, or a little after.
+const WATCH: Duration = Duration::from_secs(3);
+/// The API server answers, or is away.
+const FETCH: Duration = Duration::from_secs(3);
+/// Listeners, links and map entries take milliseconds; the pod's cgroup may take one more try.
+const HOLD: Duration = Duration::from_secs(10);
+/// Pods that have ended and are still shown: more, and a DEL waits.
+const ENDED: usize = 1024;
+/// How long a file waits that couldn't be written.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
+
+/// A refusal: why, and whether it may work a little later.
+struct No {
+    message: String,
+    again: bool,
+}
+
+fn later(message: impl Into<String>) -> No {
+    No { message: message.into(), again: true }
+}
+
+/// Who decides.
+struct Decider {
+    sandboxes: Sandboxes,
+    readiness: Arc<Readiness>,
+    members: Members,
+    cgroup_root: PathBuf,
+    ended: mpsc::Sender<(ObjectName, PodUid)>,
+}
+
+/// What decides needs to know.
+pub(super) struct Facts {
+    pub(super) sandboxes: Sandboxes,
+    pub(super) readiness: Arc<Readiness>,
+    pub(super) members: Members,
+    pub(super) cgroup_root: PathBuf,
+    pub(super) own_namespace: String,
+}
+
+/// Starts what the flags ask for.
+pub(super) fn start(tasks: &mut JoinSet<Result<(), RunError>>, args: CniArgs, facts: Facts) -> Result<(), RunError> {
+    let CniPlace { cni_bin_dir, cni_conf_dir } = args.place;
+    let socket = args.cni_socket;
+    if let (Some(plugins), Some(configuration)) = (cni_bin_dir, cni_conf_dir) {
+        let socket = socket.as_deref().unwrap_or(Path::new(SOCKET));
+        let entry = conflist::entry(&socket.to_string_lossy(), &args.cni_known.to_string_lossy());
+        let installer = Installer::new(plugins, configuration, entry);
+        tasks.spawn(async move { match installer.run().await {} });
+    }
+    let Some(path) = socket else { return Ok(()) };
+    let bound = CniSocket::bind(&path).map_err(|source| RunError::CniSocket { path, source })?;
+    tasks.spawn(tell(facts.members.clone(), facts.own_namespace, args.cni_known));
+    let (ended, gone) = mpsc::channel(ENDED);
+    tasks.spawn(forget(gone, facts.members.clone(), facts.sandboxes.clone()));
+    let Facts { sandboxes, readiness, members, cgroup_root, own_namespace: _ } = facts;
+    let decider = Arc::new(Decider { sandboxes, readiness, members, cgroup_root, ended });
+    let decide = move |request, netns| {
+        let decider = Arc::clone(&decider);
+        async move { decider.decide(request, netns).await }
+    };
+    tasks.spawn(async move {
+        bound.serve(decide).await;
+        Ok(())
+    });
+    Ok(())
+}
+
+/// Takes the plugin off this node, with what it knew.
+pub fn uninstall(place: &CniPlace, known: &Path) -> std::io::Result<()> {
+    let (Some(plugins), Some(configuration)) = (&place.cni_bin_dir, &place.cni_conf_dir) else { return Ok(()) };
+    installer::uninstall(plugins, configuration)?;
+    match std::fs::remove_file(known) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Writes down which namespaces are enrolled, for the plugin while no agent answers, for ever.
+async fn tell(members: Members, own: String, path: PathBuf) -> Result<(), RunError> {
+    let mut enrolled = members.enrolled();
+    loop {
+        let known = Known { enrolled: enrolled.borrow_and_update().clone(), own: own.clone() };
+        let written = known.write(&path);
+        if let Err(error) = &written {
+            tracing::error!(%error, path = %path.display(), "the enrolled namespaces can't be written down");
+        }
+        tokio::select! {
+            Ok(()) = enrolled.changed() => {}
+            () = tokio::time::sleep(WRITE_AGAIN), if written.is_err() => {}
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// Forgets pods that have ended once the API doesn't show them any more, for ever.
+async fn forget(
+    mut ended: mpsc::Receiver<(ObjectName, PodUid)>,
+    members: Members,
+    sandboxes: Sandboxes,
+) -> Result<(), RunError> {
+    let mut waiting = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some((name, uid)) = ended.recv() => {
+                let members = members.clone();
+                waiting.spawn(async move {
+                    members.gone(&name, &uid).await;
+                    uid
+                });
+            }
+            Some(gone) = waiting.join_next() => {
+                let uid = gone.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+                sandboxes.forget_ended(&uid);
+            }
+            else => std::future::pending().await,
+        }
+    }
+}
+
+impl Decider {
+    async fn decide(&self, request: Request, netns: Option<OwnedFd>) -> Reply {
+        let decided = match request {
+            Request::Add { pod, container, addresses } => {
+                let (shown, asked) = (format!("{}/{}", pod.namespace, pod.name), std::time::Instant::now());
+                let held = self.add(pod, &container, addresses, netns).await;
+                match &held {
+                    Ok(true) => {
+                        tracing::info!(workload = shown, seconds = asked.elapsed().as_secs_f64(), "sandbox held")
+                    }
+                    Ok(false) => tracing::debug!(workload = shown, "sandbox is not ours"),
+                    Err(no) => {
+                        tracing::warn!(target: "audit", workload = shown, reason = no.message, "sandbox refused");
+                    }
+                }
+                held.map(drop)
+            }
+            Request::Check { pod, container } => self.check(pod, &container).await,
+            Request::Del { pod, container } => {
+                self.del(pod, container, netns).await;
+                Ok(())
+            }
+            Request::Gc { containers } => {
+                let gone = self.sandboxes.containers().into_iter().filter(|(_, held)| !containers.contains(held));
+                gone.for_each(|(uid, _)| self.sandboxes.end(&uid));
+                Ok(())
+            }
+            Request::Status => Ok(()),
+        };
+        match decided {
+            Ok(()) => Reply::Done,
+            Err(No { message, again }) => Reply::Failed { message, again },
+        }
+    }
+
+    /// Returns whether the pod is ours, and held then.
+    async fn add(
+        &self,
+        pod: PodName,
+        container: &str,
+        addresses: Vec<std::net::IpAddr>,
+        netns: Option<OwnedFd>,
+    ) -> Result<bool, No> {
+        let shown = format!("pod {}/{}", pod.namespace, pod.name);
+        let (name, uid) = identify(pod);
+        if self.membership(&name, uid.as_ref(), WATCH).await? != Membership::In {
+            return Ok(false);
+        }
+        let uid = uid.ok_or_else(|| later(format!("the runtime does not say the uid of {shown}")))?;
+        let netns = netns.ok_or_else(|| later(format!("{shown} came without its network namespace")))?;
+        if addresses.is_empty() {
+            return Err(later(format!("{shown} has no address: this plugin comes after one that gives it one")));
+        }
+        let told = format!("{addresses:?}");
+        let sandbox = Sandbox::new(container.to_owned(), netns, addresses)
+            .map_err(|error| later(format!("the network namespace of {shown} can't be used: {error}")))?;
+        self.sandboxes.set(&uid, sandbox);
+        match timeout(HOLD, self.sandboxes.wait_held(&uid, container)).await {
+            Ok(true) => Ok(true),
+            Ok(false) => Err(later(format!("{shown} got another sandbox, or was deleted, meanwhile"))),
+            Err(_late) => {
+                self.sandboxes.remove(&uid, container);
+                let why = match self.stage(&uid) {
+                    Some(stage) => stage.why_not().unwrap_or_default().to_owned(),
+                    None => format!("its addresses {told} are not its node's, or another pod claims them too"),
+                };
+                Err(later(format!("hauberk can't hold {shown}: {why}")))
+            }
+        }
+    }
+
+    async fn check(&self, pod: PodName, container: &str) -> Result<(), No> {
+        let (name, uid) = identify(pod);
+        let is_held = match &uid {
+            Some(uid) => match self.sandboxes.is_held(uid, container) {
+                Some(is_held) => Some(is_held),
+                // Handed over to an earlier agent, and enrolled in place since.
+                None => self.stage(uid).map(|stage| !matches!(stage, Stage::Waiting(_))),
+            },
+            None => None,
+        };
+        let is_held = match is_held {
+            Some(is_held) => is_held,
+            None => self.membership(&name, uid.as_ref(), FETCH).await? != Membership::In,
+        };
+        let why = uid.and_then(|uid| Some(self.stage(&uid)?.why_not()?.to_owned())).unwrap_or_default();
+        let shown = format!("pod {}/{} is not held: {why}", name.namespace, name.name);
+        if is_held { Ok(()) } else { Err(No { message: shown, again: false }) }
+    }
+
+    async fn del(&self, pod: PodName, container: String, netns: Option<OwnedFd>) {
+        let (name, Some(uid)) = identify(pod) else { return };
+        let is_its = match self.sandboxes.container(&uid) {
+            Some(known) => known == container,
+            // Nobody here knows its sandbox, so this may be an earlier one than the one it runs in.
+            None => {
+                let (root, uid) = (self.cgroup_root.clone(), uid.clone());
+                let runs = spawn_blocking(move || runs_elsewhere(&root, &uid, netns)).await;
+                !runs.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            }
+        };
+        if is_its {
+            self.sandboxes.end(&uid);
+            tracing::debug!(workload = %format_args!("{}/{}", name.namespace, name.name), "sandbox gone");
+            // Its receiver ends with the agent alone.
+            drop(self.ended.send((name, uid)).await);
+        }
+    }
+
+    /// Whether a pod is in the mesh, by what can be found out in bounded time.
+    async fn membership(&self, name: &ObjectName, uid: Option<&PodUid>, wait: Duration) -> Result<Membership, No> {
+        let mut why = "the runtime does not say its uid".to_owned();
+        if let Some(uid) = uid {
+            if let Ok(membership) = timeout(wait, self.members.membership(name, uid)).await {
+                return Ok(membership);
+            }
+            why = match timeout(FETCH, self.members.fetch(name, uid)).await {
+                Ok(Ok(true)) => return Ok(self.members.membership(name, uid).await),
+                Ok(Ok(false)) => format!("the API server has no such pod with the uid {uid}"),
+                Ok(Err(error)) => format!("the API server can't be asked: {error}"),
+                Err(_late) => "the API server does not answer".to_owned(),
+            };
+        }
+        if !self.members.enrolled().borrow().contains(&name.namespace) {
+            return Ok(Membership::NotLabelled);
+        }
+        Err(later(format!("pod {}/{} is in an enrolled namespace, and {why}", name.namespace, name.name)))
+    }
+
+    fn stage(&self, uid: &PodUid) -> Option<Stage> {
+        let stages = self.readiness.stages().into_iter();
+        stages.filter(|(_, pod, _)| pod.as_ref() == Some(uid)).map(|(_, _, stage)| stage).next()
+    }
+}
+
+fn identify(pod: PodName) -> (ObjectName, Option<PodUid>) {
+    let uid = pod.uid.as_deref().and_then(PodUid::parse);
+    (ObjectName { namespace: pod.namespace, name: pod.name }, uid)
+}
+
+/// Whether processes of a pod run in another namespace than in `given`.
+fn runs_elsewhere(root: &Path, uid: &PodUid, given: Option<OwnedFd>) -> bool {
+    let Ok(Some(cgroup)) = sys::pod::cgroup(root, uid.as_str()) else { return false };
+    let Ok(runs_in) = sys::pod::netns(&cgroup) else { return false };
+    let given = given.and_then(|given| Netns::of_descriptor(given).ok());
+    given.is_none_or(|given| given.cookie() != runs_in.cookie())
+}

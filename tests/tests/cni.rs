@@ -1,0 +1,341 @@
+//! The CNI plugin, driven as a container runtime drives it: behind the real `bridge` plugin, with a real agent, real eBPF and
+//! a real API server.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use mesh_tests::agent::{Agent, Cluster};
+use mesh_tests::apiserver::ApiServer;
+use mesh_tests::app::{self, Called};
+use mesh_tests::claims;
+use mesh_tests::cni::{Runtime, Sandbox};
+use mesh_tests::guard::Cleanup;
+use mesh_tests::mesh::agent_bin;
+use mesh_tests::netns::Netns;
+use mesh_tests::process::{Place, Process};
+use mesh_tests::wait::{LIMIT, wait_until};
+use mesh_tests::world::World;
+use serde_json::Value;
+
+const PLUGIN: &str = "hauberk-cni";
+const PORT: u16 = 7000;
+/// What a node's network is before we come; written as people write.
+const NETWORK: &str = r#"{
+  "cniVersion": "1.0.0", "name": "podnet",
+  "plugins": [
+    { "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": { "type": "host-local", "dataDir": "DATA",
+        "ranges": [ [ { "subnet": "10.42.1.0/24" } ] ], "routes": [ { "dst": "0.0.0.0/0" } ] } }
+  ]
+}
+"#;
+/// Where distributions put the standard plugins.
+const STANDARD: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
+const OBJECTS: &str = "apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {mesh.hauberk.dev/enrolled: 'true'}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: plain}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: a}
+spec: {podCIDR: 10.42.1.0/24, podCIDRs: [10.42.1.0/24]}
+---
+apiVersion: mesh.hauberk.dev/v1alpha1
+kind: Mesh
+metadata: {name: default}
+spec: {trustDomain: mesh.test, mtls: {mode: STRICT}, issuer: {embedded: {certificate: CA/ca.crt, key: CA/ca.key}}}
+";
+
+/// A node with a runtime, an agent and an API server.
+struct Stage {
+    agent: Agent,
+    api: ApiServer,
+    runtime: Runtime,
+    conflist: PathBuf,
+    before: String,
+    bin: PathBuf,
+    known: PathBuf,
+    cleanup: Cleanup,
+    world: World,
+}
+
+/// A pod as the kubelet and a runtime see it.
+struct Pod {
+    sandbox: Sandbox,
+    place: Place,
+}
+
+impl Stage {
+    fn start() -> Result<Self> {
+        let world = World::builder().node("a").node("b").build()?;
+        let (node, directory) = (world.node("a"), world.directory());
+        let [bin, configuration, own, ca] = ["bin", "net.d", "agent", "ca"].map(|name| directory.join(name));
+        for path in [&bin, &configuration, &own] {
+            std::fs::create_dir(path)?;
+        }
+        let before = NETWORK.replace("DATA", &directory.join("ipam").display().to_string());
+        let conflist = configuration.join("10-podnet.conflist");
+        std::fs::write(&conflist, &before)?;
+        let mut init = node.place().command(agent_bin()?);
+        node.place().run(init.args(["ca", "init", "--trust-domain", "mesh.test", "--dir"]).arg(&ca))?.success()?;
+        let api = ApiServer::start(node, directory)?;
+        api.apply(&OBJECTS.replace("CA", &ca.display().to_string()))?;
+        let known = directory.join("known.json");
+        let show = |path: &Path| path.display().to_string();
+        let socket = own.join("cni.sock");
+        let flags = [
+            ("--cni-socket", show(&socket)),
+            ("--cni-known", show(&known)),
+            ("--cni-bin-dir", show(&bin)),
+            ("--cni-conf-dir", show(&configuration)),
+        ];
+        let arguments = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect();
+        let cluster = Cluster { kubeconfig: api.kubeconfig(), arguments };
+        let agent = Agent::of_cluster(&agent_bin()?, node, &own, cluster)?;
+        let plugins = STANDARD.iter().map(PathBuf::from).chain([bin.clone()]).collect();
+        let runtime = Runtime::new(node.place().clone(), conflist.clone(), plugins);
+        let cleanup = Cleanup::new()?;
+        let mut stage = Self { agent, api, runtime, conflist, before, bin, known, cleanup, world };
+        stage.agent.wait_ready()?;
+        Ok(stage)
+    }
+
+    /// What the kubelet and the runtime do before CNI: the pod's cgroup and an empty namespace.
+    fn sandbox(&self, namespace: &str, name: &str, uid: &str) -> Result<Pod> {
+        let node = self.world.node("a");
+        let netns = Netns::create(&self.cleanup, &format!("{}-{name}", self.world.name()))?;
+        netns.ip("link set lo up\n")?;
+        let cgroup = node.cgroup_root().join(format!("kubepods/burstable/pod{uid}/container"));
+        std::fs::create_dir_all(&cgroup)?;
+        let container = format!("c-{}-{name}", self.world.name());
+        let sandbox = Sandbox {
+            container,
+            netns: netns.path().to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+        };
+        Ok(Pod { sandbox, place: Place { netns, cgroup, logs: self.world.directory().to_owned() } })
+    }
+
+    /// A pod of this node that the API knows; returns its uid.
+    fn create(&self, namespace: &str, name: &str) -> Result<String> {
+        create(&self.api, namespace, name)
+    }
+
+    fn pod(&self, namespace: &str, name: &str) -> Result<Pod> {
+        self.sandbox(namespace, name, &self.create(namespace, name)?)
+    }
+
+    /// Adds a pod, which must work; returns the result.
+    fn add(&self, pod: &Pod) -> Result<String> {
+        let (before, last) = self.runtime.add(&pod.sandbox)?;
+        ensure!(last.succeeded, "ADD: {}", last.text);
+        let read = |text: &str| serde_json::from_str::<Value>(text).with_context(|| format!("read {text}"));
+        ensure!(read(&last.text)? == read(&before)?, "{before} became {}", last.text);
+        Ok(last.text)
+    }
+
+    /// Adds a pod, which must not work.
+    fn add_refused(&self, pod: &Pod) -> Result<(u64, String)> {
+        self.runtime.add(&pod.sandbox)?.1.error()
+    }
+
+    fn workloads(&self) -> Result<String> {
+        self.agent.ask(&["workloads", "-o", "json"])
+    }
+
+    /// Whether the agent has the workload enrolled.
+    fn wait_workload(&self, name: &str, wanted: bool) -> Result<()> {
+        wait_until(LIMIT, &format!("workload {name} is there: {wanted}"), || {
+            Ok((self.workloads()?.contains(&format!("\"{name}\"")) == wanted).then_some(()))
+        })
+    }
+}
+
+fn create(api: &ApiServer, namespace: &str, name: &str) -> Result<String> {
+    api.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec: {{nodeName: a, serviceAccountName: {name}, containers: [{{name: c, image: none}}]}}\n"
+    ))?;
+    api.kubectl(&["get", "pod", "-n", namespace, name, "-o", "jsonpath={.metadata.uid}"])
+}
+
+fn serve(pod: &Pod) -> Result<Process> {
+    let mut command = pod.place.command(app::find()?);
+    let mut process = pod.place.spawn(command.args(["serve", "--port", &PORT.to_string()]))?;
+    process.wait_line("the server listens", |line| line.contains("listening"))?;
+    Ok(process)
+}
+
+fn call(pod: &Pod, to: &str) -> Result<Called> {
+    let mut command = pod.place.command(app::find()?);
+    let printed =
+        pod.place.run(command.args(["call", "--say", "hello", "--to", &format!("{to}:{PORT}")]))?.success()?;
+    serde_json::from_str(&printed).with_context(|| format!("read {printed}"))
+}
+
+fn address(result: &str) -> Result<String> {
+    let result: Value = serde_json::from_str(result)?;
+    let address = result["ips"][0]["address"].as_str().context("no address")?;
+    Ok(address.split('/').next().unwrap_or_default().to_owned())
+}
+
+#[test]
+#[cfg_attr(not(feature = "kubernetes"), ignore = "needs Kubernetes' components: cargo xtask test kubernetes")]
+fn pods_are_in_the_mesh_before_they_run_and_leave_it_with_their_sandbox() -> Result<()> {
+    let mut stage = Stage::start()?;
+    the_plugin_is_in_the_chain_and_comes_back(&stage)?;
+    garbage_is_answered_by_the_book(&stage)?;
+
+    let outsider = stage.pod("plain", "outsider")?;
+    let outsider_result = stage.add(&outsider)?;
+    ensure!(!stage.workloads()?.contains("outsider"), "a pod outside the mesh was enrolled");
+    stage.runtime.check(&outsider.sandbox, &outsider_result)?;
+
+    let server = stage.pod("shop", "server")?;
+    let server_result = stage.add(&server)?;
+    let _serving = serve(&server)?;
+    let served = ["wait", "-n", "shop", "pod/server", "--for=condition=mesh.hauberk.dev/Served", "--timeout=30s"];
+    stage.api.kubectl(&served)?;
+
+    // The first thing that the pod does is to connect.
+    let client = stage.pod("shop", "client")?;
+    let client_result = stage.add(&client)?;
+    let called = call(&client, &address(&server_result)?)?;
+    claims::answer_is_right(&called)?;
+    let peer = ("peer.id", "spiffe://mesh.test/ns/shop/sa/client");
+    stage.agent.wait_access(&[("direction", "inbound"), ("outcome", "ok"), peer])?;
+    claims::is_refused(&call(&outsider, &address(&server_result)?)?)?;
+    stage.runtime.check(&client.sandbox, &client_result)?;
+
+    a_pod_that_nobody_knows_fails(&stage)?;
+    a_pod_leaves_with_its_sandbox(&stage, &client, &client_result, &server)?;
+    without_an_agent_only_enrolled_namespaces_wait(&mut stage, &server, &server_result)?;
+    nothing_is_left(stage)
+}
+
+fn the_plugin_is_in_the_chain_and_comes_back(stage: &Stage) -> Result<()> {
+    let installed = || {
+        wait_until(LIMIT, "the plugin is in the chain", || {
+            let text = std::fs::read_to_string(&stage.conflist)?;
+            Ok((text.contains(PLUGIN) && stage.bin.join(PLUGIN).exists()).then_some(text))
+        })
+    };
+    let text = installed()?;
+    std::fs::write(&stage.conflist, &stage.before)?;
+    ensure!(installed()? == text, "it came back in another form");
+    let versions = stage.runtime.exec(PLUGIN, &[("CNI_COMMAND", "VERSION")], b"{\"cniVersion\":\"1.0.0\"}")?;
+    ensure!(versions.succeeded && versions.text.contains("1.1.0"), "{versions:?}");
+    let (mut quickest, runs) = (Duration::MAX, 10);
+    for _ in 0..runs {
+        let started = Instant::now();
+        let status = stage.runtime.ask(PLUGIN, "STATUS")?;
+        quickest = quickest.min(started.elapsed());
+        ensure!(status.succeeded && status.text.is_empty(), "{status:?}");
+    }
+    eprintln!("STATUS, with an agent: {quickest:?}, a shell and nsenter included");
+    Ok(())
+}
+
+fn garbage_is_answered_by_the_book(stage: &Stage) -> Result<()> {
+    let ours = r#"{"cniVersion":"1.0.0","name":"n","type":"hauberk-cni"}"#;
+    let whole = [("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "c"), ("CNI_NETNS", "/none"), ("CNI_IFNAME", "eth0")];
+    let cases: [(&[(&str, &str)], &[u8], u64); 7] = [
+        (&[], b"{}", 4),
+        (&[("CNI_COMMAND", "DANCE")], b"{}", 4),
+        (&whole, b"", 6),
+        (&whole, b"\xff\xfe{\"cniVersion\":", 6),
+        (&whole, br#"{"cniVersion":"9.9.9"}"#, 1),
+        (&whole[..1], ours.as_bytes(), 4),
+        (&whole, ours.as_bytes(), 7),
+    ];
+    for (environment, input, code) in cases {
+        let printed = stage.runtime.exec(PLUGIN, environment, input)?;
+        let (got, message) = printed.error()?;
+        ensure!(got == code, "{environment:?} {input:?}: {got} {message}");
+    }
+    Ok(())
+}
+
+fn a_pod_that_nobody_knows_fails(stage: &Stage) -> Result<()> {
+    let ghost = stage.sandbox("shop", "ghost", "00000000-0000-4000-8000-000000000001")?;
+    let (code, message) = stage.add_refused(&ghost)?;
+    ensure!(code == 11 && message.contains("shop/ghost") && message.contains("no such pod"), "{code} {message}");
+    stage.runtime.del(&ghost.sandbox, "")?;
+    let ghost = stage.sandbox("plain", "phantom", "00000000-0000-4000-8000-000000000002")?;
+    stage.add(&ghost)?;
+    Ok(())
+}
+
+fn a_pod_leaves_with_its_sandbox(stage: &Stage, client: &Pod, result: &str, server: &Pod) -> Result<()> {
+    // What is left of an earlier sandbox ends nothing.
+    let earlier = Sandbox { container: "earlier".to_owned(), ..server.sandbox.clone() };
+    let printed = stage.runtime.exec(
+        PLUGIN,
+        &[
+            ("CNI_COMMAND", "DEL"),
+            ("CNI_CONTAINERID", &earlier.container),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_ARGS", &format!("K8S_POD_NAMESPACE=shop;K8S_POD_NAME=server;K8S_POD_UID={}", earlier.uid)),
+        ],
+        plugin_config(stage)?.as_bytes(),
+    )?;
+    ensure!(printed.succeeded, "{printed:?}");
+    stage.runtime.del(&client.sandbox, result)?;
+    stage.wait_workload("shop/client", false)?;
+    stage.wait_workload("shop/server", true)?;
+    let shown = stage.api.kubectl(&["get", "pod", "-n", "shop", "client", "-o", "name"])?;
+    ensure!(shown.contains("client"), "the API still shows the pod");
+    stage.runtime.del(&client.sandbox, result)?;
+    // The same pod gets another sandbox.
+    stage.add(client)?;
+    stage.wait_workload("shop/client", true)
+}
+
+fn plugin_config(stage: &Stage) -> Result<String> {
+    let list: Value = serde_json::from_str(&std::fs::read_to_string(&stage.conflist)?)?;
+    let mut plugin = list["plugins"].as_array().and_then(|all| all.last()).context("no plugins")?.clone();
+    plugin["cniVersion"] = list["cniVersion"].clone();
+    Ok(plugin.to_string())
+}
+
+fn without_an_agent_only_enrolled_namespaces_wait(stage: &mut Stage, server: &Pod, result: &str) -> Result<()> {
+    let [enrolled, plain] = ["shop", "plain"].map(|namespace| stage.pod(namespace, &format!("{namespace}-late")));
+    let [enrolled, plain] = [enrolled?, plain?];
+    let system = stage.sandbox("kube-system", "dns", "00000000-0000-4000-8000-000000000003")?;
+    stage.agent.kill9()?;
+    let (code, message) = stage.add_refused(&enrolled)?;
+    let says =
+        message.contains("does not answer") && message.contains("pod shop/shop-late is in an enrolled namespace");
+    ensure!(code == 11 && says, "{code} {message}");
+    stage.add(&plain)?;
+    stage.add(&system)?;
+    let status = stage.runtime.ask(PLUGIN, "STATUS")?;
+    ensure!(status.succeeded, "other pods can start: {status:?}");
+    stage.runtime.del(&enrolled.sandbox, "")?;
+    stage.runtime.del(&server.sandbox, result)?;
+    stage.agent.restart()?;
+    stage.add(&enrolled)?;
+    stage.wait_workload("shop/shop-late", true)
+}
+
+fn nothing_is_left(mut stage: Stage) -> Result<()> {
+    stage.agent.terminate()?;
+    ensure!(std::fs::read_to_string(&stage.conflist)?.contains(PLUGIN), "a stopped agent leaves the plugin");
+    let node = stage.world.node("a");
+    let mut uninstall = node.place().command(agent_bin()?);
+    uninstall.arg("uninstall").arg("--bpffs").arg(node.bpffs()).arg("--cni-known").arg(&stage.known);
+    uninstall.arg("--cni-bin-dir").arg(&stage.bin).arg("--cni-conf-dir");
+    uninstall.arg(stage.conflist.parent().context("it has a directory")?);
+    node.place().run(&mut uninstall)?.success()?;
+    ensure!(std::fs::read_to_string(&stage.conflist)? == stage.before, "the configuration is not as it was");
+    if stage.bin.join(PLUGIN).exists() || stage.known.exists() || !node.pins()?.is_empty() {
+        bail!("something is left");
+    }
+    Ok(())
+}
