@@ -151,6 +151,14 @@ pub enum RunError {
     /// A tool needs a CA's key, and the configuration names a remote issuer.
     #[error("the Mesh has no embedded issuer")]
     NoEmbeddedCa,
+    /// What an earlier agent wrote of pods can't be read.
+    #[error("read {}", path.display())]
+    Sandboxes {
+        /// Its file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The signing API's address can't be served.
     #[error("serve the signing API on {address}")]
     SigningAddress {
@@ -167,6 +175,7 @@ pub enum RunError {
 /// Runs the agent until SIGTERM or SIGINT. What it has pinned stays: enrolled pods fail closed until the next agent.
 pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunError> {
     let sandboxes = Sandboxes::default();
+    cni::restore(&args.cni, &sandboxes)?;
     let source = Source::open(&args, &sandboxes).await?;
     let kubernetes = source.kubernetes().cloned();
     let state = MeshState::new(source.first().clone());

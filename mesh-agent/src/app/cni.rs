@@ -3,9 +3,10 @@
 //! A pod that isn't ours is let go at once; one that is waits until the kernel holds it, never for its SVID. What can't be
 //! found out is decided by the namespace's label.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -23,10 +24,12 @@ use crate::cni::wire::{PodName, Reply, Request};
 use crate::config::Membership;
 use crate::model::cluster::ObjectName;
 use crate::model::workload::PodUid;
-use crate::pod::{Readiness, Sandbox, Sandboxes, Stage};
+use crate::pod::{Readiness, Record, Sandbox, Sandboxes, Stage};
 use crate::sources::kubernetes::Members;
 use crate::sys;
 use crate::sys::netns::Netns;
+
+mod records;
 
 /// A pod comes by the watch before its sandbox is made, or a little after.
 const WATCH: Duration = Duration::from_secs(3);
@@ -56,6 +59,8 @@ struct Decider {
     members: Members,
     cgroup_root: PathBuf,
     ended: mpsc::Sender<(ObjectName, PodUid)>,
+    /// Where the next agent finds them; written one at a time.
+    records: Mutex<PathBuf>,
 }
 
 /// What decides needs to know.
@@ -65,6 +70,20 @@ pub(super) struct Facts {
     pub(super) members: Members,
     pub(super) cgroup_root: PathBuf,
     pub(super) own_namespace: String,
+}
+
+/// Brings back what an earlier agent was told.
+pub(super) fn restore(args: &CniArgs, sandboxes: &Sandboxes) -> Result<(), RunError> {
+    let Some(path) = args.cni_socket.as_deref().map(records_beside) else { return Ok(()) };
+    let records = records::read(&path).map_err(|source| RunError::Sandboxes { path, source })?;
+    for (uid, record) in records {
+        sandboxes.set(&uid, Sandbox::recorded(record));
+    }
+    Ok(())
+}
+
+fn records_beside(socket: &Path) -> PathBuf {
+    socket.with_extension("sandboxes.json")
 }
 
 /// Starts what the flags ask for.
@@ -78,12 +97,14 @@ pub(super) fn start(tasks: &mut JoinSet<Result<(), RunError>>, args: CniArgs, fa
         tasks.spawn(async move { match installer.run().await {} });
     }
     let Some(path) = socket else { return Ok(()) };
+    let records = Mutex::new(records_beside(&path));
     let bound = CniSocket::bind(&path).map_err(|source| RunError::CniSocket { path, source })?;
     tasks.spawn(tell(facts.members.clone(), facts.own_namespace, args.cni_known));
     let (ended, gone) = mpsc::channel(ENDED);
-    tasks.spawn(forget(gone, facts.members.clone(), facts.sandboxes.clone()));
+    let recorded = facts.sandboxes.records().into_iter().map(|(uid, record)| (record.pod, uid)).collect();
+    tasks.spawn(forget(recorded, gone, facts.members.clone(), facts.sandboxes.clone()));
     let Facts { sandboxes, readiness, members, cgroup_root, own_namespace: _ } = facts;
-    let decider = Arc::new(Decider { sandboxes, readiness, members, cgroup_root, ended });
+    let decider = Arc::new(Decider { sandboxes, readiness, members, cgroup_root, ended, records });
     let decide = move |request, netns| {
         let decider = Arc::clone(&decider);
         async move { decider.decide(request, netns).await }
@@ -96,11 +117,11 @@ pub(super) fn start(tasks: &mut JoinSet<Result<(), RunError>>, args: CniArgs, fa
 }
 
 /// Takes the plugin off this node, with what it knew.
-pub fn uninstall(place: &CniPlace, known: &Path) -> std::io::Result<()> {
+pub fn uninstall(place: &CniPlace, known: &Path) -> io::Result<()> {
     let (Some(plugins), Some(configuration)) = (&place.cni_bin_dir, &place.cni_conf_dir) else { return Ok(()) };
     installer::uninstall(plugins, configuration)?;
     match std::fs::remove_file(known) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
@@ -122,25 +143,27 @@ async fn tell(members: Members, own: String, path: PathBuf) -> Result<(), RunErr
     }
 }
 
-/// Forgets pods that have ended once the API doesn't show them any more, for ever.
+/// Forgets pods that have ended, and those of an earlier agent, once the API doesn't show them any more, for ever.
 async fn forget(
+    recorded: Vec<(ObjectName, PodUid)>,
     mut ended: mpsc::Receiver<(ObjectName, PodUid)>,
     members: Members,
     sandboxes: Sandboxes,
 ) -> Result<(), RunError> {
-    let mut waiting = JoinSet::new();
+    let gone = |(name, uid): (ObjectName, PodUid)| {
+        let members = members.clone();
+        async move {
+            members.gone(&name, &uid).await;
+            uid
+        }
+    };
+    let mut waiting: JoinSet<_> = recorded.into_iter().map(gone).collect();
     loop {
         tokio::select! {
-            Some((name, uid)) = ended.recv() => {
-                let members = members.clone();
-                waiting.spawn(async move {
-                    members.gone(&name, &uid).await;
-                    uid
-                });
-            }
+            Some(pod) = ended.recv() => drop(waiting.spawn(gone(pod))),
             Some(gone) = waiting.join_next() => {
                 let uid = gone.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-                sandboxes.forget_ended(&uid);
+                sandboxes.forget(&uid);
             }
             else => std::future::pending().await,
         }
@@ -170,8 +193,10 @@ impl Decider {
                 Ok(())
             }
             Request::Gc { containers } => {
-                let gone = self.sandboxes.containers().into_iter().filter(|(_, held)| !containers.contains(held));
-                gone.for_each(|(uid, _)| self.sandboxes.end(&uid));
+                let known = self.sandboxes.records().into_iter();
+                for (uid, record) in known.filter(|(_, record)| !containers.contains(&record.container)) {
+                    self.end(record.pod, uid).await;
+                }
                 Ok(())
             }
             Request::Status => Ok(()),
@@ -201,9 +226,14 @@ impl Decider {
             return Err(later(format!("{shown} has no address: this plugin comes after one that gives it one")));
         }
         let told = format!("{addresses:?}");
-        let sandbox = Sandbox::new(container.to_owned(), netns, addresses)
+        let sandbox = Sandbox::new(Record { pod: name, container: container.to_owned(), addresses }, netns)
             .map_err(|error| later(format!("the network namespace of {shown} can't be used: {error}")))?;
         self.sandboxes.set(&uid, sandbox);
+        // Before the pod runs: an agent that starts again may find nothing else that knows the pod's addresses.
+        if let Err(error) = self.save() {
+            self.sandboxes.remove(&uid, container);
+            return Err(later(format!("{shown} can't be written down: {error}")));
+        }
         match timeout(HOLD, self.sandboxes.wait_held(&uid, container)).await {
             Ok(true) => Ok(true),
             Ok(false) => Err(later(format!("{shown} got another sandbox, or was deleted, meanwhile"))),
@@ -249,11 +279,23 @@ impl Decider {
             }
         };
         if is_its {
-            self.sandboxes.end(&uid);
-            tracing::debug!(workload = %format_args!("{}/{}", name.namespace, name.name), "sandbox gone");
-            // Its receiver ends with the agent alone.
-            drop(self.ended.send((name, uid)).await);
+            self.end(name, uid).await;
         }
+    }
+
+    async fn end(&self, name: ObjectName, uid: PodUid) {
+        tracing::debug!(workload = %format_args!("{}/{}", name.namespace, name.name), "sandbox gone");
+        self.sandboxes.end(&uid);
+        if let Err(error) = self.save() {
+            tracing::warn!(%error, "a sandbox that is gone can't be struck off");
+        }
+        // Its receiver ends with the agent alone.
+        drop(self.ended.send((name, uid)).await);
+    }
+
+    fn save(&self) -> io::Result<()> {
+        let path = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        records::write(&path, self.sandboxes.records())
     }
 
     /// Whether a pod is in the mesh, by what can be found out in bounded time.

@@ -102,7 +102,7 @@ pub fn uninstall(plugins: &Path, configuration: &Path) -> io::Result<()> {
 }
 
 /// Writes a file as a whole: who reads it meanwhile sees the old one or the new one.
-pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let written = File::create(&temporary).and_then(|mut file| {
