@@ -239,21 +239,25 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         Ok(())
     });
     tasks.spawn(report_denials(maps));
-    if let (Some(members), Some(kubernetes)) = (source.members(), &kubernetes) {
-        let (sandboxes, readiness, cgroup_root) = (sandboxes.clone(), Arc::clone(&readiness), root.clone());
-        let own_namespace = kubernetes.namespace().to_owned();
-        cni::start(&mut tasks, args.cni, cni::Facts { sandboxes, readiness, members, cgroup_root, own_namespace })?;
-    }
     let watching = Arc::clone(&metrics);
     let (uninstall, uninstalled) = watch::channel(false);
-    tasks.spawn(async move { match source.run(publisher, watching, uninstall).await {} });
-    if let Some(kubernetes) = kubernetes {
+    if let (Some(members), Some(kubernetes)) = (source.members(), kubernetes) {
+        let facts = cni::Facts {
+            sandboxes: sandboxes.clone(),
+            readiness: Arc::clone(&readiness),
+            members,
+            cgroup_root: root.clone(),
+            own_namespace: kubernetes.namespace().to_owned(),
+            uninstalled: uninstalled.clone(),
+        };
+        let plugin_left = cni::start(&mut tasks, args.cni, facts)?;
         let (own_pod, bpffs, ready) = (args.pod, args.bpffs, Arc::clone(&readiness));
-        let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled);
+        let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled, plugin_left);
         tasks.spawn(async move { match withdrawn.await? {} });
         let announced = source::announce(kubernetes, Arc::clone(&readiness));
         tasks.spawn(async move { match announced.await {} });
     }
+    tasks.spawn(async move { match source.run(publisher, watching, uninstall).await {} });
     let pods = PodManager {
         kernel,
         store,

@@ -19,6 +19,9 @@ pub(crate) const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Ad
 /// The agent's least privilege, in setpriv's form; the README has the list.
 const CAPABILITIES: &str = ",+bpf,+net_admin,+sys_admin,+net_bind_service";
 
+/// What it needs besides in a cluster, where it finds pods by their processes.
+const CLUSTER_CAPABILITIES: &str = ",+sys_ptrace";
+
 /// How much of a log an error quotes.
 const QUOTED_LINES: usize = 30;
 
@@ -122,7 +125,8 @@ impl Agent {
     fn spawn(&mut self) -> Result<()> {
         // Every test runs with what the README says that the agent needs, and nothing more.
         let mut command = self.place.command("setpriv");
-        command.arg(format!("--bounding-set=-all{CAPABILITIES}"));
+        let besides = if self.cluster.is_some() { CLUSTER_CAPABILITIES } else { "" };
+        command.arg(format!("--bounding-set=-all{CAPABILITIES}{besides}"));
         if let Some(descriptors) = self.descriptors {
             command.arg("prlimit").arg(format!("--nofile={descriptors}:{descriptors}"));
         }

@@ -1,6 +1,6 @@
 //! A real Kubernetes API server on a world's node, with its etcd and nothing else: no kubelet, so a test decides what runs.
 //!
-//! Both are components of the one program that `tests/cluster` builds; MESH_KUBE_BIN names it.
+//! Both are components of the one program that `tests/cluster` builds; MESH_CLUSTER_PROGRAM names it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,16 +18,6 @@ const TOKEN: &str = "tests-only";
 /// A cold start on a busy machine.
 const UP: Duration = Duration::from_secs(120);
 
-/// Kinds of the mesh, for an API server that checks none of their fields.
-const KINDS: [(&str, &str, &str); 6] = [
-    ("AuthorizationPolicy", "authorizationpolicies", "Namespaced"),
-    ("FederatedTrustDomain", "federatedtrustdomains", "Cluster"),
-    ("Mesh", "meshes", "Cluster"),
-    ("PeerAuthentication", "peerauthentications", "Namespaced"),
-    ("Revocation", "revocations", "Cluster"),
-    ("Workload", "workloads", "Namespaced"),
-];
-
 /// The API server; killed when dropped.
 #[derive(Debug)]
 pub struct ApiServer {
@@ -41,7 +31,8 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts it in the namespace of `node`, with its files in `directory`, and waits until it serves the mesh's kinds.
     pub fn start(node: &Node, directory: &Path) -> Result<Self> {
-        let program = std::env::var_os("MESH_KUBE_BIN").context("MESH_KUBE_BIN names no program of tests/cluster")?;
+        let program = std::env::var_os("MESH_CLUSTER_PROGRAM");
+        let program = program.context("MESH_CLUSTER_PROGRAM isn't set: `cargo xtask test kubernetes`")?;
         let (program, place, directory) = (PathBuf::from(program), node.place().clone(), directory.join("kubernetes"));
         fs::create_dir_all(&directory)?;
         let key = directory.join("service-accounts.key").display().to_string();
@@ -68,8 +59,8 @@ impl ApiServer {
         wait_until(UP, "the API server is ready", || {
             Ok(api.kubectl(&["get", "--raw", "/readyz"]).is_ok_and(|answer| answer == "ok").then_some(()))
         })?;
-        let definitions: Vec<_> = KINDS.iter().map(definition).collect();
-        api.apply(&definitions.join("---\n"))?;
+        let definitions = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds");
+        api.kubectl(&["apply", "--kustomize", &definitions.to_string_lossy()])?;
         let established = ["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"];
         api.kubectl(&established)?;
         Ok(api)
@@ -103,25 +94,6 @@ current-context: it
 contexts: [{{name: it, context: {{cluster: it, user: it, namespace: hauberk-system}}}}]
 clusters: [{{name: it, cluster: {{server: \"https://127.0.0.1:{PORT}\", insecure-skip-tls-verify: true}}}}]
 users: [{{name: it, user: {{token: {TOKEN}}}}}]
-"
-    )
-}
-
-fn definition((kind, plural, scope): &(&str, &str, &str)) -> String {
-    let singular = kind.to_lowercase();
-    format!(
-        "apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {{name: {plural}.mesh.hauberk.dev}}
-spec:
-  group: mesh.hauberk.dev
-  scope: {scope}
-  names: {{kind: {kind}, plural: {plural}, singular: {singular}}}
-  versions:
-  - name: v1alpha1
-    served: true
-    storage: true
-    schema: {{openAPIV3Schema: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}
 "
     )
 }

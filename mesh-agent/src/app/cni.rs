@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
@@ -70,6 +70,8 @@ pub(super) struct Facts {
     pub(super) members: Members,
     pub(super) cgroup_root: PathBuf,
     pub(super) own_namespace: String,
+    /// Whether the mesh shall leave the node.
+    pub(super) uninstalled: watch::Receiver<bool>,
 }
 
 /// Brings back what an earlier agent was told.
@@ -86,24 +88,30 @@ fn records_beside(socket: &Path) -> PathBuf {
     socket.with_extension("sandboxes.json")
 }
 
-/// Starts what the flags ask for.
-pub(super) fn start(tasks: &mut JoinSet<Result<(), RunError>>, args: CniArgs, facts: Facts) -> Result<(), RunError> {
+/// Starts what the flags ask for. Returns what says whether the plugin has left the node, or was never there.
+pub(super) fn start(
+    tasks: &mut JoinSet<Result<(), RunError>>,
+    args: CniArgs,
+    facts: Facts,
+) -> Result<watch::Receiver<bool>, RunError> {
     let CniPlace { cni_bin_dir, cni_conf_dir } = args.place;
     let socket = args.cni_socket;
+    let (left, has_left) = watch::channel(cni_bin_dir.is_none());
     if let (Some(plugins), Some(configuration)) = (cni_bin_dir, cni_conf_dir) {
         let socket = socket.as_deref().unwrap_or(Path::new(SOCKET));
         let entry = conflist::entry(&socket.to_string_lossy(), &args.cni_known.to_string_lossy());
         let installer = Installer::new(plugins, configuration, entry);
-        tasks.spawn(async move { match installer.run().await {} });
+        let leave = facts.uninstalled.clone();
+        tasks.spawn(async move { match installer.run(leave, left).await {} });
     }
-    let Some(path) = socket else { return Ok(()) };
+    let Some(path) = socket else { return Ok(has_left) };
     let records = Mutex::new(records_beside(&path));
     let bound = CniSocket::bind(&path).map_err(|source| RunError::CniSocket { path, source })?;
-    tasks.spawn(tell(facts.members.clone(), facts.own_namespace, args.cni_known));
+    tasks.spawn(tell(facts.members.clone(), facts.own_namespace, args.cni_known, facts.uninstalled));
     let (ended, gone) = mpsc::channel(ENDED);
     let recorded = facts.sandboxes.records().into_iter().map(|(uid, record)| (record.pod, uid)).collect();
     tasks.spawn(forget(recorded, gone, facts.members.clone(), facts.sandboxes.clone()));
-    let Facts { sandboxes, readiness, members, cgroup_root, own_namespace: _ } = facts;
+    let Facts { sandboxes, readiness, members, cgroup_root, .. } = facts;
     let decider = Arc::new(Decider { sandboxes, readiness, members, cgroup_root, ended, records });
     let decide = move |request, netns| {
         let decider = Arc::clone(&decider);
@@ -113,13 +121,17 @@ pub(super) fn start(tasks: &mut JoinSet<Result<(), RunError>>, args: CniArgs, fa
         bound.serve(decide).await;
         Ok(())
     });
-    Ok(())
+    Ok(has_left)
 }
 
 /// Takes the plugin off this node, with what it knew.
 pub fn uninstall(place: &CniPlace, known: &Path) -> io::Result<()> {
     let (Some(plugins), Some(configuration)) = (&place.cni_bin_dir, &place.cni_conf_dir) else { return Ok(()) };
     installer::uninstall(plugins, configuration)?;
+    forget_known(known)
+}
+
+fn forget_known(known: &Path) -> io::Result<()> {
     match std::fs::remove_file(known) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -127,16 +139,22 @@ pub fn uninstall(place: &CniPlace, known: &Path) -> io::Result<()> {
 }
 
 /// Writes down which namespaces are enrolled, for the plugin while no agent answers, for ever.
-async fn tell(members: Members, own: String, path: PathBuf) -> Result<(), RunError> {
+async fn tell(
+    members: Members,
+    own: String,
+    path: PathBuf,
+    mut uninstalled: watch::Receiver<bool>,
+) -> Result<(), RunError> {
     let mut enrolled = members.enrolled();
     loop {
         let known = Known { enrolled: enrolled.borrow_and_update().clone(), own: own.clone() };
-        let written = known.write(&path);
+        let written = if *uninstalled.borrow_and_update() { forget_known(&path) } else { known.write(&path) };
         if let Err(error) = &written {
             tracing::error!(%error, path = %path.display(), "the enrolled namespaces can't be written down");
         }
         tokio::select! {
             Ok(()) = enrolled.changed() => {}
+            Ok(()) = uninstalled.changed() => {}
             () = tokio::time::sleep(WRITE_AGAIN), if written.is_err() => {}
             else => std::future::pending().await,
         }

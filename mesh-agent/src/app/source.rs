@@ -107,7 +107,7 @@ impl Source {
     }
 }
 
-/// Once the mesh shall leave every node and this one's workloads have left it: removes what is pinned in `bpffs`, and says
+/// Once the mesh shall leave every node, and this one's workloads and its CNI plugin have left: removes what is pinned in `bpffs`, and says
 /// so in the status of the agent's own pod. Then the agent has nothing left to do; a new one would begin anew.
 pub(super) async fn withdraw(
     kubernetes: Kubernetes,
@@ -115,12 +115,14 @@ pub(super) async fn withdraw(
     bpffs: PathBuf,
     readiness: Arc<Readiness>,
     mut uninstall: watch::Receiver<bool>,
+    mut plugin_left: watch::Receiver<bool>,
 ) -> Result<Infallible, BpfError> {
     let mut changes = readiness.changes();
-    while !(*uninstall.borrow_and_update() && readiness.stages().is_empty()) {
+    while !(*uninstall.borrow_and_update() && readiness.stages().is_empty() && *plugin_left.borrow_and_update()) {
         tokio::select! {
             Ok(()) = uninstall.changed() => {}
             Ok(()) = changes.changed() => {}
+            Ok(()) = plugin_left.changed() => {}
             else => std::future::pending().await,
         }
     }

@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
@@ -41,32 +42,49 @@ impl Installer {
         Self { plugins, configuration, entry, binary: None, seen: Vec::new(), said: None }
     }
 
-    /// Looks and puts right, for ever.
-    pub async fn run(mut self) -> Infallible {
+    /// Looks and puts right, for ever; while `leave` says so, it takes the plugin off the node instead, and tells `left` once
+    /// that is done.
+    pub async fn run(mut self, mut leave: watch::Receiver<bool>, left: watch::Sender<bool>) -> Infallible {
         loop {
+            let leaves = *leave.borrow_and_update();
+            // Never cut off: what it does must not come after what is done next.
             let look = spawn_blocking(move || {
-                let outcome = self.look();
+                let outcome = if leaves { self.leave() } else { self.look() };
                 (self, outcome)
             });
             let (installer, outcome) = look.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
             self = installer;
-            match outcome {
-                Ok(steps) => {
-                    self.said = None;
-                    for step in steps {
-                        tracing::info!(target: "audit", %step, "network configuration changed");
-                    }
-                }
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    if self.said.as_ref() != Some(&error) {
-                        tracing::error!(error, "the CNI plugin is not installed");
-                        self.said = Some(error);
-                    }
+            let has_left = leaves && outcome.is_ok();
+            left.send_if_modified(|known| std::mem::replace(known, has_left) != has_left);
+            self.report(outcome);
+            tokio::select! {
+                () = sleep(LOOK) => {}
+                Ok(()) = leave.changed() => {}
+            }
+        }
+    }
+
+    fn report(&mut self, outcome: io::Result<Vec<Step>>) {
+        match outcome {
+            Ok(steps) => {
+                self.said = None;
+                for step in steps {
+                    tracing::info!(target: "audit", %step, "network configuration changed");
                 }
             }
-            sleep(LOOK).await;
+            Err(error) => {
+                let error = error.to_string();
+                if self.said.as_ref() != Some(&error) {
+                    tracing::error!(error, "the CNI plugin is not as it should be");
+                    self.said = Some(error);
+                }
+            }
         }
+    }
+
+    fn leave(&mut self) -> io::Result<Vec<Step>> {
+        (self.binary, self.seen) = (None, Vec::new());
+        uninstall(&self.plugins, &self.configuration)
     }
 
     /// The plugin first: a configuration must not name what isn't there.
@@ -93,11 +111,12 @@ impl Installer {
 }
 
 /// Takes the plugin off the node: out of the configuration first, then its file.
-pub fn uninstall(plugins: &Path, configuration: &Path) -> io::Result<()> {
-    take(configuration, &conflist::remove(&read(configuration)?))?;
+pub fn uninstall(plugins: &Path, configuration: &Path) -> io::Result<Vec<Step>> {
+    let steps = conflist::remove(&read(configuration)?);
+    take(configuration, &steps)?;
     match fs::remove_file(plugins.join(PLUGIN)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        _ => Ok(steps),
     }
 }
 

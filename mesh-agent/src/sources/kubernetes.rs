@@ -257,9 +257,10 @@ impl KubernetesSource {
             },
             Change::Namespace(news) => {
                 self.missing.remove("Namespace");
-                let namespaces = self.cluster.namespaces();
-                merge(namespaces, news, |name| name.name);
-                let enrolled = namespaces.iter().filter(|(_, namespace)| namespace.enrolled);
+                merge(self.cluster.namespaces(), news, |name| name.name);
+                let is_uninstalled = self.cluster.is_uninstalled();
+                let enrolled = self.cluster.namespaces().iter();
+                let enrolled = enrolled.filter(|(_, namespace)| namespace.enrolled && !is_uninstalled);
                 let enrolled: BTreeSet<_> = enrolled.map(|(name, _)| name.clone()).collect();
                 self.enrolled.send_if_modified(|known| {
                     *known != enrolled && {
