@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mesh_tests::agent::{Agent, Cluster};
 use mesh_tests::apiserver::ApiServer;
 use mesh_tests::app::{self, Called};
@@ -337,6 +337,7 @@ fn a_pod_stays_in_the_mesh_when_its_agent_comes_back(stage: &Stage, client: &Pod
 }
 
 fn nothing_is_left(mut stage: Stage) -> Result<()> {
+    the_label_of_removal_takes_the_plugin_off(&stage)?;
     stage.agent.terminate()?;
     ensure!(std::fs::read_to_string(&stage.conflist)?.contains(PLUGIN), "a stopped agent leaves the plugin");
     let node = stage.world.node("a");
@@ -345,9 +346,28 @@ fn nothing_is_left(mut stage: Stage) -> Result<()> {
     uninstall.arg("--cni-bin-dir").arg(&stage.bin).arg("--cni-conf-dir");
     uninstall.arg(stage.conflist.parent().context("it has a directory")?);
     node.place().run(&mut uninstall)?.success()?;
-    ensure!(std::fs::read_to_string(&stage.conflist)? == stage.before, "the configuration is not as it was");
-    if stage.bin.join(PLUGIN).exists() || stage.known.exists() || !node.pins()?.is_empty() {
-        bail!("something is left");
-    }
+    ensure!(is_off(&stage)?, "the plugin has left something");
+    ensure!(node.pins()?.is_empty(), "pins are left");
     Ok(())
+}
+
+/// As if there had never been a plugin.
+fn is_off(stage: &Stage) -> Result<bool> {
+    let is_as_before = std::fs::read_to_string(&stage.conflist)? == stage.before;
+    Ok(is_as_before && !stage.bin.join(PLUGIN).exists() && !stage.known.exists())
+}
+
+fn the_label_of_removal_takes_the_plugin_off(stage: &Stage) -> Result<()> {
+    let namespace = |label: &str| {
+        let document =
+            format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: hauberk-system, labels: {{{label}}}}}\n");
+        stage.api.apply(&document)
+    };
+    namespace("mesh.hauberk.dev/uninstall: 'true'")?;
+    wait_until(LIMIT, "the plugin is off the node", || Ok(is_off(stage)?.then_some(())))?;
+    stage.wait_workload("shop/client", false)?;
+    namespace("")?;
+    wait_until(LIMIT, "the plugin is back", || {
+        Ok(std::fs::read_to_string(&stage.conflist)?.contains(PLUGIN).then_some(()))
+    })
 }
