@@ -39,6 +39,7 @@ use crate::tls::probe::{ProbeError, probe};
 mod audit;
 pub mod authority;
 pub mod check;
+mod cni;
 pub mod explain;
 pub mod inspect;
 pub mod issuer;
@@ -46,6 +47,7 @@ pub mod schema;
 mod source;
 
 pub use audit::verify_audit;
+pub use cni::uninstall as uninstall_plugin;
 use inspect::Sources;
 use source::Source;
 
@@ -66,6 +68,14 @@ pub enum RunError {
     /// The admin socket can't be served.
     #[error("serve the admin socket {}", path.display())]
     AdminSocket {
+        /// The configured path.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The CNI socket can't be served.
+    #[error("serve the CNI socket {}", path.display())]
+    CniSocket {
         /// The configured path.
         path: PathBuf,
         /// The cause.
@@ -141,6 +151,14 @@ pub enum RunError {
     /// A tool needs a CA's key, and the configuration names a remote issuer.
     #[error("the Mesh has no embedded issuer")]
     NoEmbeddedCa,
+    /// What an earlier agent wrote of pods can't be read.
+    #[error("read {}", path.display())]
+    Sandboxes {
+        /// Its file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The signing API's address can't be served.
     #[error("serve the signing API on {address}")]
     SigningAddress {
@@ -157,6 +175,7 @@ pub enum RunError {
 /// Runs the agent until SIGTERM or SIGINT. What it has pinned stays: enrolled pods fail closed until the next agent.
 pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunError> {
     let sandboxes = Sandboxes::default();
+    cni::restore(&args.cni, &sandboxes)?;
     let source = Source::open(&args, &sandboxes).await?;
     let kubernetes = source.kubernetes().cloned();
     let state = MeshState::new(source.first().clone());
@@ -222,14 +241,23 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     tasks.spawn(report_denials(maps));
     let watching = Arc::clone(&metrics);
     let (uninstall, uninstalled) = watch::channel(false);
-    tasks.spawn(async move { match source.run(publisher, watching, uninstall).await {} });
-    if let Some(kubernetes) = kubernetes {
+    if let (Some(members), Some(kubernetes)) = (source.members(), kubernetes) {
+        let facts = cni::Facts {
+            sandboxes: sandboxes.clone(),
+            readiness: Arc::clone(&readiness),
+            members,
+            cgroup_root: root.clone(),
+            own_namespace: kubernetes.namespace().to_owned(),
+            uninstalled: uninstalled.clone(),
+        };
+        let plugin_left = cni::start(&mut tasks, args.cni, facts)?;
         let (own_pod, bpffs, ready) = (args.pod, args.bpffs, Arc::clone(&readiness));
-        let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled);
+        let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled, plugin_left);
         tasks.spawn(async move { match withdrawn.await? {} });
         let announced = source::announce(kubernetes, Arc::clone(&readiness));
         tasks.spawn(async move { match announced.await {} });
     }
+    tasks.spawn(async move { match source.run(publisher, watching, uninstall).await {} });
     let pods = PodManager {
         kernel,
         store,

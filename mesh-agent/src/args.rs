@@ -5,12 +5,15 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cni::plugin::KNOWN;
 use crate::telemetry::log::LogFormat;
 
 pub mod audit;
+pub mod cni;
 pub mod inspect;
 
 use audit::{AuditArgs, AuditCommand};
+use cni::{CniArgs, CniPlace};
 use inspect::{ADMIN_SOCKET, ExplainArgs, InspectArgs, Output};
 
 /// Node agent of the Hauberk service mesh: mutual TLS between workloads without sidecars.
@@ -59,6 +62,8 @@ pub enum Command {
     Audit(AuditCommand),
     /// Try what this node's kernel can do of TLS, and print it. Exit code 1: nothing.
     Probe,
+    /// Answer a container runtime as its CNI plugin, which the program also is when it is called `hauberk-cni`.
+    Cni,
     /// Take the mesh off this node: remove every pinned program and map. Pods talk plaintext afterwards.
     Uninstall(UninstallArgs),
 }
@@ -125,6 +130,9 @@ pub struct RunArgs {
     /// Seconds that open connections get after SIGTERM, before they are reset. A second signal ends the wait.
     #[arg(long, env = "HAUBERK_DRAIN_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 10)]
     pub drain_timeout: u64,
+    /// The CNI plugin.
+    #[command(flatten)]
+    pub cni: CniArgs,
     /// The audit log.
     #[command(flatten)]
     pub audit: AuditArgs,
@@ -307,6 +315,12 @@ pub struct UninstallArgs {
     /// Directory of the pins.
     #[arg(long, env = "HAUBERK_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/hauberk")]
     pub bpffs: PathBuf,
+    /// Where the CNI plugin is, if it is installed.
+    #[command(flatten)]
+    pub place: CniPlace,
+    /// File that tells the plugin which namespaces are enrolled; removed with it.
+    #[arg(long, env = "HAUBERK_CNI_KNOWN", value_name = "FILE", default_value = KNOWN)]
+    pub cni_known: PathBuf,
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod opa;
 pub mod tls;
 
 pub mod admin;
+pub mod cni;
 pub mod pod;
 pub mod proxy;
 pub mod signing;

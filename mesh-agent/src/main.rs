@@ -27,6 +27,9 @@ use mesh_agent::telemetry::audit::{AuditError, AuditLog};
 use mesh_agent::telemetry::log;
 
 fn main() -> ExitCode {
+    if mesh_agent::cni::plugin::is_called() {
+        return mesh_agent::cni::plugin::run();
+    }
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
@@ -80,8 +83,13 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             runtime()?.block_on(export::export(&ca, &id, &args.out))?;
         }
         Command::Probe => print(&app::describe_probe()?)?,
+        Command::Cni => return Ok(mesh_agent::cni::plugin::run()),
         Command::Uninstall(args) if args.kubernetes => runtime()?.block_on(app::uninstall_cluster())?,
-        Command::Uninstall(args) => Kernel::uninstall(&args.bpffs)?,
+        Command::Uninstall(args) => {
+            // First what would start pods in the mesh.
+            app::uninstall_plugin(&args.place, &args.cni_known).context("take the CNI plugin off the node")?;
+            Kernel::uninstall(&args.bpffs)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,4 +10,4 @@ mod sandboxes;
 pub use enrol::{Enrolled, PodError};
 pub use manager::PodManager;
 pub use readiness::{Readiness, Stage};
-pub use sandboxes::{Sandbox, Sandboxes};
+pub use sandboxes::{Record, Sandbox, Sandboxes};

@@ -14,3 +14,4 @@ pub mod pod;
 pub mod sockdiag;
 pub mod sockopt;
 pub mod stream;
+pub mod unix;

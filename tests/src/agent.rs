@@ -19,6 +19,9 @@ pub(crate) const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Ad
 /// The agent's least privilege, in setpriv's form; the README has the list.
 const CAPABILITIES: &str = ",+bpf,+net_admin,+sys_admin,+net_bind_service";
 
+/// What it needs besides in a cluster, where it finds pods by their processes.
+const CLUSTER_CAPABILITIES: &str = ",+sys_ptrace";
+
 /// How much of a log an error quotes.
 const QUOTED_LINES: usize = 30;
 
@@ -56,7 +59,17 @@ pub struct Agent {
     audit: PathBuf,
     drain_seconds: Option<u64>,
     descriptors: Option<u64>,
+    cluster: Option<Cluster>,
     process: Option<Process>,
+}
+
+/// A Kubernetes cluster in place of a directory.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// How to reach it.
+    pub kubeconfig: PathBuf,
+    /// What the agent needs to know besides.
+    pub arguments: Vec<String>,
 }
 
 impl Agent {
@@ -68,7 +81,21 @@ impl Agent {
         drain_seconds: Option<u64>,
         descriptors: Option<u64>,
     ) -> Result<Self> {
-        let mut agent = Self {
+        let mut agent = Self::new(binary, node, config);
+        (agent.drain_seconds, agent.descriptors) = (drain_seconds, descriptors);
+        agent.spawn()?;
+        Ok(agent)
+    }
+
+    /// Starts the agent of `node`, which reads a cluster and keeps its own files in `directory`; returns at once.
+    pub fn of_cluster(binary: &Path, node: &Node, directory: &Path, cluster: Cluster) -> Result<Self> {
+        let mut agent = Self { cluster: Some(cluster), ..Self::new(binary, node, directory) };
+        agent.spawn()?;
+        Ok(agent)
+    }
+
+    fn new(binary: &Path, node: &Node, config: &Path) -> Self {
+        Self {
             node: node.name().to_owned(),
             binary: binary.to_owned(),
             config: config.to_owned(),
@@ -78,12 +105,11 @@ impl Agent {
             log: node.place().logs.join(format!("agent-{}.log", node.name())),
             socket: config.join("agent.sock"),
             audit: config.join("audit/audit.jsonl"),
-            drain_seconds,
-            descriptors,
+            drain_seconds: None,
+            descriptors: None,
+            cluster: None,
             process: None,
-        };
-        agent.spawn()?;
-        Ok(agent)
+        }
     }
 
     /// The node that it serves.
@@ -99,12 +125,19 @@ impl Agent {
     fn spawn(&mut self) -> Result<()> {
         // Every test runs with what the README says that the agent needs, and nothing more.
         let mut command = self.place.command("setpriv");
-        command.arg(format!("--bounding-set=-all{CAPABILITIES}"));
+        let besides = if self.cluster.is_some() { CLUSTER_CAPABILITIES } else { "" };
+        command.arg(format!("--bounding-set=-all{CAPABILITIES}{besides}"));
         if let Some(descriptors) = self.descriptors {
             command.arg("prlimit").arg(format!("--nofile={descriptors}:{descriptors}"));
         }
         command.arg(&self.binary);
-        command.arg("run").arg("--config").arg(&self.config).args(["--node", &self.node]);
+        command.arg("run").args(["--node", &self.node]);
+        match &self.cluster {
+            None => command.arg("--config").arg(&self.config),
+            Some(Cluster { kubeconfig, arguments }) => {
+                command.env("KUBECONFIG", kubeconfig).arg("--kubernetes").args(arguments)
+            }
+        };
         command.arg("--cgroup-root").arg(&self.cgroup_root).arg("--bpffs").arg(&self.bpffs);
         command.args(["--admin", &ADMIN.to_string(), "--log-format", "json"]);
         command.arg("--admin-socket").arg(&self.socket).arg("--audit-log").arg(&self.audit);

@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod apiserver;
 pub mod app;
 pub mod capture;
 pub mod census;
 pub mod cgroup;
 pub mod claims;
 pub mod cluster;
+pub mod cni;
 pub mod demo;
 pub mod guard;
 pub mod issuer;

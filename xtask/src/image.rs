@@ -40,6 +40,8 @@ pub(crate) struct Written {
     pub(crate) archive: PathBuf,
     /// The image's digest.
     pub(crate) digest: String,
+    /// The agent that is in it.
+    pub(crate) agent: PathBuf,
 }
 
 impl Options {
@@ -74,7 +76,7 @@ pub(crate) fn write(name: &str, archive: &Path) -> Result<Written> {
     for (path, bytes) in [(archive.with_extension("cdx.json"), &made.sbom), (archive.to_owned(), &made.archive)] {
         fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
     }
-    Ok(Written { archive: archive.to_owned(), digest: made.digest })
+    Ok(Written { archive: archive.to_owned(), digest: made.digest, agent: made.agent })
 }
 
 /// An image in memory.
@@ -82,6 +84,7 @@ struct Made {
     archive: Vec<u8>,
     digest: String,
     sbom: Vec<u8>,
+    agent: PathBuf,
 }
 
 fn make(name: &str, target_directory: &Path) -> Result<Made> {
@@ -89,7 +92,7 @@ fn make(name: &str, target_directory: &Path) -> Result<Made> {
     let agent = build::run(static_build(&target, target_directory)?)?.agent;
     let sbom = sbom::document(&target)?;
     let (archive, digest) = image(name, Entry::program(&agent)?, sbom.clone()).archive()?;
-    Ok(Made { archive, digest, sbom })
+    Ok(Made { archive, digest, sbom, agent })
 }
 
 /// Fails if another build gives other bytes than `first`.

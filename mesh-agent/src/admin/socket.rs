@@ -1,11 +1,9 @@
 //! The admin socket: what an operator on this node may see of the agent, as JSON over HTTP on a UNIX socket.
 //!
-//! Its file has mode 0600 from the first moment on, and who connects must be root or the agent's own user, as the kernel
-//! says: a file mode says nothing about a descriptor that was handed on.
+//! Who connects must be root or the agent's own user (`sys::unix`).
 
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +21,7 @@ use tokio::net::unix::SocketAddr;
 
 use super::explain::{ExplainRequest, Explained};
 use super::view::{Certificates, ConnectionView, Status, WorkloadView};
+use crate::sys;
 
 /// What the socket shows, made when it is asked for.
 pub struct Inspect {
@@ -45,24 +44,7 @@ pub struct AdminSocket(UnixListener);
 impl AdminSocket {
     /// Listens on `path`. Takes the place of a socket that nobody listens on any more; fails if somebody does.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        let directory = path.parent().unwrap_or(Path::new("/"));
-        if !directory.as_os_str().is_empty() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
-        }
-        // Under another name until its mode is right: nobody else could connect meanwhile.
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}", std::process::id()));
-        let temporary = directory.join(name);
-        let listener = UnixListener::bind(&temporary)?;
-        let placed = std::fs::set_permissions(&temporary, PermissionsExt::from_mode(0o600))
-            .and_then(|()| std::fs::rename(&temporary, path));
-        if placed.is_err() {
-            std::fs::remove_file(&temporary)?;
-        }
-        placed.map(|()| Self(listener))
+        sys::unix::listen_privately(path).map(Self)
     }
 }
 
@@ -73,7 +55,7 @@ impl Listener for AdminSocket {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             match self.0.accept().await {
-                Ok((stream, address)) if is_allowed(&stream) => return (stream, address),
+                Ok((stream, address)) if sys::unix::is_allowed(&stream) => return (stream, address),
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, "accept on the admin socket failed");
@@ -86,21 +68,6 @@ impl Listener for AdminSocket {
     fn local_addr(&self) -> io::Result<Self::Addr> {
         self.0.local_addr()
     }
-}
-
-/// Whether the kernel vouches for the other end (unix(7), SO_PEERCRED).
-fn is_allowed(stream: &UnixStream) -> bool {
-    let Ok(peer) = stream.peer_cred() else { return false };
-    let allowed = may_look(peer.uid(), rustix::process::geteuid().as_raw());
-    if !allowed {
-        tracing::warn!(target: "audit", { peer.uid = peer.uid(), peer.pid = peer.pid() }, "admin access refused");
-    }
-    allowed
-}
-
-/// Whether user `uid` may look at an agent that runs as `own`.
-fn may_look(uid: u32, own: u32) -> bool {
-    uid == 0 || uid == own
 }
 
 /// Serves for ever.
@@ -131,6 +98,8 @@ fn json(value: &impl Serialize) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::admin::client::{ask, ask_about};
 
@@ -168,13 +137,5 @@ mod tests {
         // What a killed agent leaves behind is in nobody's way.
         AdminSocket::bind(&path).unwrap();
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn root_and_the_agents_own_user_may_look() {
-        assert_eq!(
-            [(0, 0), (0, 500), (500, 500), (1000, 0), (1000, 500)].map(|(uid, own)| may_look(uid, own)),
-            [true, true, true, false, false]
-        );
     }
 }

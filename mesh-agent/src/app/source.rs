@@ -17,7 +17,7 @@ use crate::kubernetes::{Kubernetes, KubernetesError};
 use crate::model::cluster::ObjectName;
 use crate::model::workload::{NodeName, PodUid, WorkloadUid};
 use crate::pod::{Readiness, Sandboxes};
-use crate::sources::kubernetes::KubernetesSource;
+use crate::sources::kubernetes::{KubernetesSource, Members};
 use crate::sources::watch::Watch;
 use crate::state::MeshState;
 use crate::store::Publisher;
@@ -43,7 +43,7 @@ impl Source {
             kubernetes.client(),
             kubernetes.namespace(),
             Some(&NodeName::new(&args.node)),
-            sandboxes.addresses(),
+            sandboxes.states(),
         );
         let first = Box::new(source.first().await);
         Ok(Self::Cluster { kubernetes, source: Box::new(source), first })
@@ -62,6 +62,14 @@ impl Source {
         match self {
             Self::Directory(_) => None,
             Self::Cluster { kubernetes, .. } => Some(kubernetes),
+        }
+    }
+
+    /// Who is in the mesh, if the source is a cluster.
+    pub(super) fn members(&self) -> Option<Members> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Cluster { source, .. } => Some(source.members()),
         }
     }
 
@@ -103,7 +111,7 @@ impl Source {
     }
 }
 
-/// Once the mesh shall leave every node and this one's workloads have left it: removes what is pinned in `bpffs`, and says
+/// Once the mesh shall leave every node, and this one's workloads and its CNI plugin have left: removes what is pinned in `bpffs`, and says
 /// so in the status of the agent's own pod. Then the agent has nothing left to do; a new one would begin anew.
 pub(super) async fn withdraw(
     kubernetes: Kubernetes,
@@ -111,12 +119,14 @@ pub(super) async fn withdraw(
     bpffs: PathBuf,
     readiness: Arc<Readiness>,
     mut uninstall: watch::Receiver<bool>,
+    mut plugin_left: watch::Receiver<bool>,
 ) -> Result<Infallible, BpfError> {
     let mut changes = readiness.changes();
-    while !(*uninstall.borrow_and_update() && readiness.stages().is_empty()) {
+    while !(*uninstall.borrow_and_update() && readiness.stages().is_empty() && *plugin_left.borrow_and_update()) {
         tokio::select! {
             Ok(()) = uninstall.changed() => {}
             Ok(()) = changes.changed() => {}
+            Ok(()) = plugin_left.changed() => {}
             else => std::future::pending().await,
         }
     }

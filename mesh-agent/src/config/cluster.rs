@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::assemble::{Assembly, Place};
 use super::walk::Report;
 use super::{ConfigDigest, ConfigErrors, MeshConfig, object, read};
-use crate::model::cluster::{ClusterService, ENROLLED_LABEL, Namespace, Node, ObjectName, Pod, Slice};
+use crate::model::cluster::{ClusterService, ENROLLED_LABEL, Namespace, Node, ObjectName, Pod, SandboxState, Slice};
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::workload::{Exclusions, NodeName, PodUid, Workload, WorkloadUid};
 
@@ -71,8 +71,8 @@ pub struct Cluster {
     pods: BTreeMap<ObjectName, Pod>,
     services: BTreeMap<ObjectName, ClusterService>,
     slices: BTreeMap<ObjectName, Slice>,
-    /// Addresses of pods of this node that the API doesn't show yet.
-    sandboxes: HashMap<PodUid, Vec<IpAddr>>,
+    /// What is known of pods of this node that the API doesn't show yet.
+    sandboxes: HashMap<PodUid, SandboxState>,
     /// What the documents make together; `None`: they have changed since.
     together: Option<Result<MeshConfig, ConfigErrors>>,
     contested: BTreeSet<IpAddr>,
@@ -157,8 +157,8 @@ impl Cluster {
         &mut self.slices
     }
 
-    /// The addresses of pods of this node that are known before the API shows them, to be changed.
-    pub fn sandboxes(&mut self) -> &mut HashMap<PodUid, Vec<IpAddr>> {
+    /// What is known of pods of this node before the API shows it, to be changed.
+    pub fn sandboxes(&mut self) -> &mut HashMap<PodUid, SandboxState> {
         &mut self.sandboxes
     }
 
@@ -228,7 +228,8 @@ impl Cluster {
         // Only pods have a cluster's addresses: a Workload that claims one is as good as a second pod.
         let written = config.workloads.iter().flat_map(|workload| workload.addresses.iter().copied());
         let mut owners: HashMap<IpAddr, usize> = written.map(|address| (address, 1)).collect();
-        let live = |pod: &&Pod| !pod.finished && !pod.host_network;
+        let has_ended = |pod: &Pod| self.sandboxes.get(&pod.uid) == Some(&SandboxState::Ended);
+        let live = |pod: &&Pod| !pod.finished && !pod.host_network && !has_ended(pod);
         for address in self.pods.values().filter(live).flat_map(|pod| self.addresses(pod)) {
             *owners.entry(address).or_default() += 1;
         }
@@ -254,14 +255,18 @@ impl Cluster {
 
     /// Those in its node's ranges, where these are known.
     fn addresses(&self, pod: &Pod) -> Vec<IpAddr> {
-        let known = if pod.addresses.is_empty() { self.sandboxes.get(&pod.uid) } else { Some(&pod.addresses) };
+        // The API may still show those of an earlier sandbox.
+        let known = match self.sandboxes.get(&pod.uid) {
+            Some(SandboxState::Runs(addresses)) => addresses,
+            _ => &pod.addresses,
+        };
         let ranges = pod.node.as_ref().and_then(|node| self.nodes.get(node)).map(|node| &node.pod_ranges[..]);
         let fits = |address: &IpAddr| {
             let mut of_family =
                 ranges.unwrap_or_default().iter().filter(|range| is_of_family(range, address)).peekable();
             of_family.peek().is_none() || of_family.any(|range| range.contains(address))
         };
-        known.into_iter().flatten().copied().filter(|address| fits(address)).collect()
+        known.iter().copied().filter(|address| fits(address)).collect()
     }
 }
 

@@ -52,6 +52,15 @@ pub struct Pod {
     pub served: bool,
 }
 
+/// What the CNI plugin has told of a pod of this node.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum SandboxState {
+    /// Its sandbox is gone: it uses neither its addresses nor its identity any more, whatever the API shows.
+    Ended,
+    /// It has these addresses, which the API shows later.
+    Runs(Vec<IpAddr>),
+}
+
 /// A namespace.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Namespace {

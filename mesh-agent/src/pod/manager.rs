@@ -104,10 +104,16 @@ where
             let mut waiting = false;
             for (uid, workload) in wanted {
                 let now = pods.get(uid);
-                if !now.is_some_and(|held| held.workload.is_served_as(workload)) {
+                let is_moved =
+                    |cookie| workload.pod.as_ref().is_some_and(|pod| self.sandboxes.is_elsewhere(pod, cookie));
+                let is_same = |held: &Held<G>| held.workload.is_served_as(workload) && !is_moved(held.netns.cookie());
+                if !now.is_some_and(is_same) {
                     // A changed one stays in the kernel's maps meanwhile: it is never without a mesh.
                     let kept = now.map(|held| Arc::clone(&held.netns));
                     waiting |= !self.try_hold(&maps, &mut numbers, &mut pods, workload, kept);
+                }
+                if let (Some(held), Some(pod)) = (pods.get(uid), &workload.pod) {
+                    self.sandboxes.set_held(pod, held.netns.cookie());
                 }
                 let needs_svid = pods.get(uid).is_some_and(|held| matches!(held.carried, Carried::Waiting(_)));
                 if needs_svid && asked.insert(uid.clone()) {

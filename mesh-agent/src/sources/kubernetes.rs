@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
@@ -17,13 +16,16 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::config::{API_GROUP, API_VERSION, Cluster, ConfigErrors, KINDS, MeshConfig, Verdict};
-use crate::model::cluster::{ClusterService, Namespace, Node, ObjectName, Pod, Slice};
+use crate::model::cluster::{ClusterService, Namespace, Node, ObjectName, Pod, SandboxState, Slice};
 use crate::model::workload::{NodeName, PodUid};
 use crate::state::needs_restart;
 
+mod ask;
 mod follow;
 mod read;
 
+pub use ask::Members;
+use ask::Question;
 use follow::{News, follow};
 
 /// News that may wait: more, and the watchers wait.
@@ -31,8 +33,8 @@ const QUEUE: usize = 1024;
 /// Changes that come within this time are taken together: a rollout changes hundreds of pods.
 const BATCH: Duration = Duration::from_millis(50);
 
-/// Addresses of this node's pods that are known before the API shows them.
-pub type Sandboxes = HashMap<PodUid, Vec<IpAddr>>;
+/// What is known of this node's pods before the API shows it.
+pub type Sandboxes = HashMap<PodUid, SandboxState>;
 
 /// News of the cluster.
 enum Change {
@@ -49,6 +51,11 @@ pub struct KubernetesSource {
     cluster: Cluster,
     changes: mpsc::Receiver<Change>,
     sandboxes: watch::Receiver<Sandboxes>,
+    members: Members,
+    questions: mpsc::Receiver<Question>,
+    /// Those that can't be answered yet.
+    open: Vec<Question>,
+    enrolled: watch::Sender<BTreeSet<String>>,
     /// What has not been listed yet.
     missing: BTreeSet<&'static str>,
     in_force: Option<MeshConfig>,
@@ -94,11 +101,16 @@ impl KubernetesSource {
             sender.clone(),
         ));
         watchers.spawn(follow(Api::all(client.clone()), "EndpointSlice", slice, Change::Slice, sender));
-        let cluster = Cluster::new(own_namespace, own_node);
+        let (asked, questions) = mpsc::channel(QUEUE);
+        let (enrolled, known) = watch::channel(BTreeSet::new());
         Self {
-            cluster,
+            cluster: Cluster::new(own_namespace, own_node),
             changes,
             sandboxes,
+            members: Members { client: client.clone(), questions: asked, enrolled: known },
+            questions,
+            open: Vec::new(),
+            enrolled,
             missing,
             in_force: None,
             was_rejected: false,
@@ -130,6 +142,11 @@ impl KubernetesSource {
     /// What became of every document, always the newest.
     pub fn verdicts(&self) -> watch::Receiver<Vec<Verdict>> {
         self.verdicts.subscribe()
+    }
+
+    /// Answers questions about single pods while [`Self::next`] runs.
+    pub fn members(&self) -> Members {
+        self.members.clone()
     }
 
     /// The objects as they are now.
@@ -164,18 +181,30 @@ impl KubernetesSource {
 
     /// Applies what has come, all of it that comes at once.
     async fn wait(&mut self) {
-        tokio::select! {
-            change = self.changes.recv() => match change {
-                Some(change) => self.apply(change),
-                None => std::future::pending().await,
-            },
-            Ok(()) = self.sandboxes.changed() => {}
+        loop {
+            tokio::select! {
+                change = self.changes.recv() => match change {
+                    Some(change) => self.apply(change),
+                    None => std::future::pending().await,
+                },
+                Ok(()) = self.sandboxes.changed() => {}
+                Some(question) = self.questions.recv() => {
+                    let changes = matches!(question, Question::Found(..));
+                    self.open.extend(question.settle(&mut self.cluster));
+                    if !changes {
+                        continue;
+                    }
+                }
+            }
+            break;
         }
         sleep(BATCH).await;
         while let Ok(change) = self.changes.try_recv() {
             self.apply(change);
         }
         self.cluster.sandboxes().clone_from(&self.sandboxes.borrow_and_update());
+        let open = std::mem::take(&mut self.open).into_iter();
+        self.open = open.filter_map(|question| question.settle(&mut self.cluster)).collect();
     }
 
     /// `None`: not everything is listed yet.
@@ -229,6 +258,16 @@ impl KubernetesSource {
             Change::Namespace(news) => {
                 self.missing.remove("Namespace");
                 merge(self.cluster.namespaces(), news, |name| name.name);
+                let is_uninstalled = self.cluster.is_uninstalled();
+                let enrolled = self.cluster.namespaces().iter();
+                let enrolled = enrolled.filter(|(_, namespace)| namespace.enrolled && !is_uninstalled);
+                let enrolled: BTreeSet<_> = enrolled.map(|(name, _)| name.clone()).collect();
+                self.enrolled.send_if_modified(|known| {
+                    *known != enrolled && {
+                        *known = enrolled;
+                        true
+                    }
+                });
             }
             Change::Node(news) => {
                 self.missing.remove("Node");

@@ -109,7 +109,10 @@ fn on_cluster(deadline: Instant) -> Result<()> {
     let archive = image::default_archive()?;
     let image = image::write(&image::default_name(), &archive)?;
     let mut tests = cargo(&KUBERNETES);
-    tests.env("MESH_CLUSTER_PROGRAM", built.program).env("MESH_IMAGE", image.archive);
+    tests
+        .env("MESH_CLUSTER_PROGRAM", built.program)
+        .env("MESH_IMAGE", image.archive)
+        .env("MESH_AGENT_BIN", image.agent);
     process::run_until(tests.env("MESH_CLUSTER_IMAGES", std::env::join_paths(built.images)?), deadline)
 }
 
@@ -130,12 +133,13 @@ pub(crate) const NATIVE_BUILD: [&str; 8] =
     ["test", "--locked", "--release", "--package=mesh-tests", "--lib", "--tests", "--features", "native"];
 // One test at a time: they share two cores with the agents that they wait for.
 const NATIVE_RUN: [&str; 2] = ["--", "--test-threads=1"];
-const KUBERNETES: [&str; 8] = [
+const KUBERNETES: [&str; 9] = [
     "test",
     "--locked",
     "--release",
     "--package=mesh-tests",
     "--test=cluster",
+    "--test=cni",
     "--features=kubernetes",
     "--",
     "--test-threads=1",

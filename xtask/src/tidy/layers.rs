@@ -7,7 +7,7 @@ const LAYERS: [&[&str]; 6] = [
     &["config", "policy", "state"],
     &["store", "sys", "telemetry"],
     &["bpf", "identity", "kubernetes", "opa", "tls"],
-    &["admin", "pod", "proxy", "signing", "sources"],
+    &["admin", "cni", "pod", "proxy", "signing", "sources"],
     &["app", "args", "main"],
 ];
 

@@ -1,0 +1,66 @@
+//! The file by which an agent tells the next one of the pods that were handed to it.
+//!
+//! It lies beside the socket and need not outlive a reboot, which no sandbox does.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cni::installer::replace;
+use crate::model::cluster::ObjectName;
+use crate::model::workload::PodUid;
+use crate::pod::Record;
+
+#[derive(Deserialize, Serialize)]
+struct Line {
+    namespace: String,
+    name: String,
+    container: String,
+    addresses: Vec<IpAddr>,
+}
+
+/// Writes all, as a whole or not at all.
+pub(super) fn write(path: &Path, records: Vec<(PodUid, Record)>) -> io::Result<()> {
+    let line = |(uid, record): (PodUid, Record)| {
+        let Record { pod: ObjectName { namespace, name }, container, addresses } = record;
+        (uid.as_str().to_owned(), Line { namespace, name, container, addresses })
+    };
+    let lines: BTreeMap<_, _> = records.into_iter().map(line).collect();
+    replace(path, &serde_json::to_vec(&lines)?, 0o600)
+}
+
+/// Reads all; none where there is no file.
+pub(super) fn read(path: &Path) -> io::Result<Vec<(PodUid, Record)>> {
+    let lines: BTreeMap<String, Line> = match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+        Err(error) => return Err(error),
+    };
+    let record = |(uid, line): (String, Line)| {
+        let Line { namespace, name, container, addresses } = line;
+        Some((PodUid::parse(&uid)?, Record { pod: ObjectName { namespace, name }, container, addresses }))
+    };
+    Ok(lines.into_iter().filter_map(record).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cni.sandboxes.json");
+        assert_eq!(read(&path).unwrap(), []);
+        let pod = ObjectName { namespace: "shop".to_owned(), name: "web".to_owned() };
+        let addresses = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let records = vec![(PodUid::parse("u-1").unwrap(), Record { pod, container: "c".to_owned(), addresses })];
+        write(&path, records.clone()).unwrap();
+        assert_eq!(read(&path).unwrap(), records);
+        std::fs::write(&path, "{").unwrap();
+        assert!(read(&path).is_err());
+    }
+}

@@ -1,0 +1,237 @@
+//! Keeps the plugin on the node: its file where runtimes look for plugins, its part in their configuration.
+//!
+//! The directories are looked at twice a second, like that of our own documents and for the same reasons
+//! (`sources/watch.rs`). When the agent ends everything stays: enrolled pods must not start without it.
+
+use std::convert::Infallible;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::PLUGIN;
+use super::conflist::{self, ConfigFile, Step};
+
+/// A change is answered once two looks in a row have seen it: within a second, and not while somebody still writes.
+const LOOK: Duration = Duration::from_millis(500);
+/// The plugin is this program.
+const OWN: &str = "/proc/self/exe";
+
+/// What tells one state of a file from another: device, inode, size, times of modification and of change.
+type Looks = [i128; 5];
+
+/// The installer's task.
+#[derive(Debug)]
+pub struct Installer {
+    plugins: PathBuf,
+    configuration: PathBuf,
+    entry: String,
+    binary: Option<Looks>,
+    seen: Vec<ConfigFile>,
+    said: Option<String>,
+}
+
+impl Installer {
+    /// Will keep the plugin in `plugins` and `entry` (`conflist::entry`) in the configuration.
+    pub fn new(plugins: PathBuf, configuration: PathBuf, entry: String) -> Self {
+        Self { plugins, configuration, entry, binary: None, seen: Vec::new(), said: None }
+    }
+
+    /// Looks and puts right, for ever; while `leave` says so, it takes the plugin off the node instead, and tells `left` once
+    /// that is done.
+    pub async fn run(mut self, mut leave: watch::Receiver<bool>, left: watch::Sender<bool>) -> Infallible {
+        loop {
+            let leaves = *leave.borrow_and_update();
+            // Never cut off: what it does must not come after what is done next.
+            let look = spawn_blocking(move || {
+                let outcome = if leaves { self.leave() } else { self.look() };
+                (self, outcome)
+            });
+            let (installer, outcome) = look.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            self = installer;
+            let has_left = leaves && outcome.is_ok();
+            left.send_if_modified(|known| std::mem::replace(known, has_left) != has_left);
+            self.report(outcome);
+            tokio::select! {
+                () = sleep(LOOK) => {}
+                Ok(()) = leave.changed() => {}
+            }
+        }
+    }
+
+    fn report(&mut self, outcome: io::Result<Vec<Step>>) {
+        match outcome {
+            Ok(steps) => {
+                self.said = None;
+                for step in steps {
+                    tracing::info!(target: "audit", %step, "network configuration changed");
+                }
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if self.said.as_ref() != Some(&error) {
+                    tracing::error!(error, "the CNI plugin is not as it should be");
+                    self.said = Some(error);
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self) -> io::Result<Vec<Step>> {
+        (self.binary, self.seen) = (None, Vec::new());
+        uninstall(&self.plugins, &self.configuration)
+    }
+
+    /// The plugin first: a configuration must not name what isn't there.
+    fn look(&mut self) -> io::Result<Vec<Step>> {
+        let path = self.plugins.join(PLUGIN);
+        if self.binary.is_none() || looks(&path).ok() != self.binary {
+            if !is_same(&path)? {
+                let mut own = Vec::new();
+                File::open(OWN)?.read_to_end(&mut own)?;
+                replace(&path, &own, 0o755)?;
+                tracing::info!(path = %path.display(), "CNI plugin installed");
+            }
+            self.binary = Some(looks(&path)?);
+        }
+        let files = read(&self.configuration)?;
+        if files != self.seen {
+            self.seen = files;
+            return Ok(Vec::new());
+        }
+        let steps = conflist::install(&files, &self.entry);
+        take(&self.configuration, &steps)?;
+        Ok(steps)
+    }
+}
+
+/// Takes the plugin off the node: out of the configuration first, then its file.
+pub fn uninstall(plugins: &Path, configuration: &Path) -> io::Result<Vec<Step>> {
+    let steps = conflist::remove(&read(configuration)?);
+    take(configuration, &steps)?;
+    match fs::remove_file(plugins.join(PLUGIN)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(steps),
+    }
+}
+
+/// Writes a file as a whole: who reads it meanwhile sees the old one or the new one.
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.sync_all()
+    });
+    let placed = written.and_then(|()| fs::rename(&temporary, path));
+    if placed.is_err() {
+        // The first error says more.
+        drop(fs::remove_file(&temporary));
+    }
+    placed
+}
+
+/// All files of a configuration; none where there is no directory yet.
+fn read(directory: &Path) -> io::Result<Vec<ConfigFile>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let Ok(name) = entry?.file_name().into_string() else { continue };
+        if conflist::is_ours_to_read(&name) {
+            match fs::read_to_string(directory.join(&name)) {
+                Ok(text) => files.push(ConfigFile { name, text }),
+                // Gone meanwhile, or no text: runtimes can't read it either.
+                Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::InvalidData].contains(&error.kind()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    files.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(files)
+}
+
+fn take(directory: &Path, steps: &[Step]) -> io::Result<()> {
+    for step in steps {
+        match step {
+            Step::Write { name, text } => {
+                let path = directory.join(name);
+                let mode = fs::metadata(&path).map_or(0o644, |found| found.permissions().mode() & 0o777);
+                replace(&path, text.as_bytes(), mode)?;
+            }
+            Step::Rename { from, to } => fs::rename(directory.join(from), directory.join(to))?,
+            Step::Remove { name } => fs::remove_file(directory.join(name))?,
+        }
+    }
+    Ok(())
+}
+
+fn looks(path: &Path) -> io::Result<Looks> {
+    let found = fs::metadata(path)?;
+    let moment = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    let times = [moment(found.mtime(), found.mtime_nsec()), moment(found.ctime(), found.ctime_nsec())];
+    Ok([found.dev().into(), found.ino().into(), found.size().into(), times[0], times[1]])
+}
+
+/// Whether the plugin at `path` is this very program.
+fn is_same(path: &Path) -> io::Result<bool> {
+    let (mut own, mut other) = match File::open(path) {
+        Ok(other) => (File::open(OWN)?, other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let found = other.metadata()?;
+    if own.metadata()?.len() != found.len() || found.permissions().mode() & 0o777 != 0o755 {
+        return Ok(false);
+    }
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    own.read_to_end(&mut ours)?;
+    other.read_to_end(&mut theirs)?;
+    Ok(ours == theirs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"bridge"}]}"#;
+
+    #[test]
+    fn the_plugin_comes_back_when_somebody_else_writes_and_goes_without_a_trace() {
+        let directory = tempfile::tempdir().unwrap();
+        let [plugins, configuration] = ["bin", "net.d"].map(|name| directory.path().join(name));
+        fs::create_dir(&plugins).unwrap();
+        let mut installer = Installer::new(plugins.clone(), configuration.clone(), conflist::entry("/s", "/k"));
+        assert_eq!(installer.look().unwrap(), [], "no network yet");
+        fs::create_dir(&configuration).unwrap();
+        let list = configuration.join("10-a.conflist");
+        for name in ["n", "other"] {
+            fs::write(&list, LIST.replace("\"n\"", &format!("\"{name}\""))).unwrap();
+            fs::set_permissions(&list, Permissions::from_mode(0o600)).unwrap();
+            assert_eq!(installer.look().unwrap(), [], "somebody may still be writing");
+            assert_eq!(installer.look().unwrap().len(), 1);
+            assert!(fs::read_to_string(&list).unwrap().contains(PLUGIN));
+            assert_eq!(fs::metadata(&list).unwrap().permissions().mode() & 0o777, 0o600);
+            installer.look().unwrap();
+            assert_eq!(installer.look().unwrap(), []);
+        }
+        let own = fs::read(OWN).unwrap();
+        let plugin = plugins.join(PLUGIN);
+        assert!(fs::read(&plugin).unwrap() == own);
+        fs::write(&plugin, "something else").unwrap();
+        installer.look().unwrap();
+        assert!(fs::read(&plugin).unwrap() == own);
+        uninstall(&plugins, &configuration).unwrap();
+        assert_eq!(fs::read_to_string(&list).unwrap(), LIST.replace("\"n\"", "\"other\""));
+        assert_eq!([&plugins, &configuration].map(|directory| fs::read_dir(directory).unwrap().count()), [0, 1]);
+        uninstall(&plugins, &configuration).unwrap();
+    }
+}
