@@ -125,7 +125,7 @@ fn an_address_outside_its_nodes_ranges_counts_as_none() {
 fn a_sandbox_is_known_before_the_api_shows_its_address() {
     let mut cluster = cluster();
     let starting = Pod { addresses: Vec::new(), ..pod("10.1.1.2") };
-    cluster.sandboxes().insert(starting.uid.clone(), vec!["10.1.1.9".parse().unwrap()]);
+    cluster.sandboxes().insert(starting.uid.clone(), SandboxState::Runs(vec!["10.1.1.9".parse().unwrap()]));
     cluster.pods().insert(name("shop", "web"), starting);
     assert_eq!(addresses(&mut cluster).0, ["10.1.1.9"]);
 }

@@ -122,7 +122,7 @@ mod tests {
     fn a_question_waits_until_its_pod_comes_or_goes() {
         let name = ObjectName { namespace: "shop".to_owned(), name: "web".to_owned() };
         let [old, new] = ["old", "new"].map(|uid| PodUid::parse(uid).unwrap());
-        let mut cluster = Cluster::new("own");
+        let mut cluster = Cluster::new("own", None);
         cluster.pods().insert(name.clone(), pod(&old));
         let (answer, mut told) = oneshot::channel();
         let membership = Question::Membership(name.clone(), new.clone(), answer).settle(&mut cluster);
