@@ -1,7 +1,6 @@
 //! Wires everything for `mesh-agent run`; the only module that knows all others.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,164 +12,45 @@ use tokio_util::sync::DropGuard;
 
 use crate::admin::{self, socket::AdminSocket};
 use crate::args::RunArgs;
-use crate::bpf::{BpfError, Kernel, Maps};
+use crate::bpf::{Kernel, Maps};
 use crate::identity::SvidManager;
-use crate::identity::ca::{CaError, CaFileError};
 use crate::kubernetes::{Kubernetes, KubernetesError};
 use crate::model::budget::Budget;
-use crate::model::kernel::{KernelDefect, defects_of, parse_version};
-use crate::model::mesh::CipherSuite;
-use crate::model::spiffe::SpiffeIdError;
 use crate::model::workload::NodeName;
 use crate::pod::{Enrolled, PodManager, Readiness, Sandboxes};
 use crate::proxy::{Drain, PodProxy, Shared};
-use crate::signing::JournalError;
-use crate::sources::file::LoadError;
 use crate::state::MeshState;
 use crate::store;
-use crate::sys::netns::Netns;
-use crate::sys::{cgroup, harden, pod};
+use crate::sys::{cgroup, harden};
 use crate::telemetry::Metrics;
 use crate::telemetry::audit::AuditHandle;
 use crate::telemetry::metrics::Views;
-use crate::tls::datapath::{DataPathError, DataPaths};
-use crate::tls::probe::{ProbeError, probe};
 
 mod audit;
 pub mod authority;
 pub mod check;
 mod cni;
+mod error;
 pub mod explain;
 pub mod inspect;
 pub mod issuer;
+mod paths;
+mod placement;
 pub mod schema;
 mod source;
 
 pub use audit::verify_audit;
 pub use cni::uninstall as uninstall_plugin;
+pub use error::RunError;
+use error::cgroup_error;
 use inspect::Sources;
+use paths::choose_data_paths;
+pub use paths::describe_probe;
+use placement::{attest_probes, cgroup_root, check_placement};
 use source::Source;
 
 /// How often denials are read from the ring buffer.
 const DRAIN_DENIALS: Duration = Duration::from_millis(100);
-
-/// Why an agent doesn't run.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The admin address can't be served.
-    #[error("serve the admin endpoints on {address}")]
-    Admin {
-        /// The configured address.
-        address: std::net::SocketAddr,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The admin socket can't be served.
-    #[error("serve the admin socket {}", path.display())]
-    AdminSocket {
-        /// The configured path.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The CNI socket can't be served.
-    #[error("serve the CNI socket {}", path.display())]
-    CniSocket {
-        /// The configured path.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The kernel side doesn't stand.
-    #[error(transparent)]
-    Bpf(#[from] BpfError),
-    /// The CA can't be used.
-    #[error(transparent)]
-    Ca(#[from] CaFileError),
-    /// A CA isn't fit for use.
-    #[error(transparent)]
-    UnfitCa(#[from] CaError),
-    /// The default Mesh can't be read.
-    #[error("read {}", path.display())]
-    DefaultMesh {
-        /// Its file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A cgroup can't be used.
-    #[error("look up cgroup {}", path.display())]
-    Cgroup {
-        /// Which.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The configuration is wrong: exit code 2.
-    #[error(transparent)]
-    Config(#[from] LoadError),
-    /// The agent is where the kernel programs can't tell it from pods, or don't see it.
-    #[error("the agent runs in cgroup {}, which {problem}", own.display())]
-    Placement {
-        /// The agent's own cgroup.
-        own: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The kernel can't do what the configuration wants of it.
-    #[error(transparent)]
-    DataPath(#[from] DataPathError),
-    /// The number of descriptors can't be raised.
-    #[error("raise the limit of open files")]
-    Descriptors(#[source] io::Error),
-    /// A network namespace can't be opened.
-    #[error("open network namespace {}", path.display())]
-    Netns {
-        /// Which.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The node's name can't be part of an identity.
-    #[error("the node `{node}` can't have an identity")]
-    NodeName {
-        /// The name.
-        node: NodeName,
-        /// The cause.
-        source: SpiffeIdError,
-    },
-    /// The signing service can't write down what it issues.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The Kubernetes API can't be used.
-    #[error(transparent)]
-    Kubernetes(#[from] KubernetesError),
-    /// The Mesh names an issuer that only a cluster has.
-    #[error("the Mesh's issuer is `kubernetes`, and the configuration comes from files")]
-    NoKubernetes,
-    /// A tool needs a CA's key, and the configuration names a remote issuer.
-    #[error("the Mesh has no embedded issuer")]
-    NoEmbeddedCa,
-    /// What an earlier agent wrote of pods can't be read.
-    #[error("read {}", path.display())]
-    Sandboxes {
-        /// Its file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The signing API's address can't be served.
-    #[error("serve the signing API on {address}")]
-    SigningAddress {
-        /// The configured address.
-        address: std::net::SocketAddr,
-        /// The cause.
-        source: io::Error,
-    },
-    /// Signals can't be caught.
-    #[error("set up signals")]
-    Signals(#[source] io::Error),
-}
 
 /// Runs the agent until SIGTERM or SIGINT. What it has pinned stays: enrolled pods fail closed until the next agent.
 pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunError> {
@@ -321,58 +201,6 @@ async fn serve_until_signal(
     Ok(())
 }
 
-/// Asks the kernel, unless the configuration wants nothing of it, and says what came out.
-fn choose_data_paths(state: &MeshState) -> Result<DataPaths, DataPathError> {
-    let settings = &state.mesh().tls;
-    let mut why = None;
-    let asked = || probe().inspect_err(|error| why = Some(error.to_string()));
-    let paths = DataPaths::new(settings, asked)?;
-    match paths.kernel() {
-        Some(kernel) => {
-            let ciphers: Vec<_> = kernel.ciphers.iter().map(|cipher| cipher.name()).collect();
-            tracing::info!(
-                datapath = "kernel",
-                ?ciphers,
-                rekey = kernel.rekey,
-                "TLS records are protected in the kernel"
-            );
-        }
-        None => {
-            tracing::info!(datapath = "userspace", why, "TLS records are protected in user space");
-        }
-    }
-    if paths.kernel().is_some_and(|kernel| kernel.interrupted_send_breaks) {
-        tracing::warn!("this kernel breaks a TLS connection whose sender a signal interrupts (errno 512)");
-    }
-    for defect in paths.kernel().into_iter().flat_map(|_| known_defects()) {
-        tracing::warn!(cve = defect.cve, "this kernel's TLS has a known defect: {}", defect.summary);
-    }
-    Ok(paths)
-}
-
-/// What is known against this kernel's TLS, by its version.
-fn known_defects() -> impl Iterator<Item = &'static KernelDefect> {
-    let name = rustix::system::uname();
-    let version = parse_version(&name.release().to_string_lossy(), &name.version().to_string_lossy());
-    version.into_iter().flat_map(defects_of)
-}
-
-/// What this kernel's TLS can do, for people: `mesh-agent probe`.
-pub fn describe_probe() -> Result<String, ProbeError> {
-    let support = probe()?;
-    let mut text = format!("kernel     {}\n", rustix::system::uname().release().to_string_lossy());
-    for defect in known_defects() {
-        text += &format!("defect     {}: {}\n", defect.cve, defect.summary);
-    }
-    for cipher in CipherSuite::ALL {
-        let carried = if support.ciphers.contains(&cipher) { "in the kernel" } else { "in user space" };
-        text += &format!("cipher     {}: {carried}\n", cipher.name());
-    }
-    let can = |can: bool| if can { "yes" } else { "no" };
-    text += &format!("rekey      {}\nerrno 512  {}\n", can(support.rekey), can(support.interrupted_send_breaks));
-    Ok(text)
-}
-
 fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) -> DropGuard {
     let Enrolled { workload, number, netns, listeners, svid } = enrolled;
     let proxy = PodProxy::new(Arc::clone(shared), workload, number, netns, svid);
@@ -380,45 +208,6 @@ fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) -> DropGuard {
         proxy.start(direction, listener);
     }
     proxy.listening()
-}
-
-/// sock_ops programs run by the socket's cgroup, so the agent's sockets must be below the root; and a pod's cgroup around
-/// the agent would make the agent that pod. Returns the id of the agent's own.
-fn check_placement(state: &MeshState, node: &NodeName, mount: &Path, root: &Path) -> Result<u64, RunError> {
-    let own = cgroup::own(mount).map_err(|source| cgroup_error(Path::new("/proc/self/cgroup"), source))?;
-    let problem = if !own.starts_with(root) {
-        format!("is not below the cgroup root {}: start it there", root.display())
-    } else if let Some(pod) =
-        state.on_node(node).find(|workload| workload.cgroup.as_ref().is_some_and(|cgroup| own.starts_with(cgroup)))
-    {
-        format!("belongs to the workload {}: start it elsewhere", pod.uid)
-    } else {
-        return cgroup::lookup(mount, &own).map(|own| own.id).map_err(|source| cgroup_error(&own, source));
-    };
-    Err(RunError::Placement { own, problem })
-}
-
-/// The cgroup that holds the agent and its pods: what is configured, or in a pod what the kubelet calls its root, or all.
-fn cgroup_root(args: &RunArgs, mount: &Path) -> Result<PathBuf, RunError> {
-    if let Some(root) = &args.cgroup_root {
-        return Ok(root.clone());
-    }
-    let own = cgroup::own(mount).map_err(|source| cgroup_error(Path::new("/proc/self/cgroup"), source))?;
-    let above = args.kubernetes.then(|| pod::root_above(&own)).flatten();
-    Ok(above.unwrap_or(mount).to_owned())
-}
-
-/// Tells the kernel whose connections are probes. Without a kubelet, nobody's are.
-fn attest_probes(maps: &Maps, configured: Option<&Path>, mount: &Path, root: &Path) -> Result<(), RunError> {
-    let found = pod::kubelet(mount, root).map_err(|source| cgroup_error(Path::new("/proc"), source))?;
-    let Some(path) = configured.or(found.as_deref()) else {
-        return Ok(maps.set_prober(0, 0, 0)?);
-    };
-    let cgroup = cgroup::lookup(mount, path).map_err(|source| cgroup_error(path, source))?;
-    let own = Path::new("/proc/self/ns/net");
-    let own = Netns::open(own).map_err(|source| RunError::Netns { path: own.to_owned(), source })?;
-    tracing::info!(cgroup = %path.display(), "the kubelet's probes reach applications in every mode");
-    Ok(maps.set_prober(cgroup.id, cgroup.level, own.cookie())?)
 }
 
 fn pending_view(readiness: Arc<Readiness>, drain: Drain) -> admin::Pending {
@@ -446,8 +235,4 @@ async fn report_denials(maps: Arc<Maps>) -> Result<(), RunError> {
             );
         }
     }
-}
-
-fn cgroup_error(path: &Path, source: io::Error) -> RunError {
-    RunError::Cgroup { path: path.to_owned(), source }
 }

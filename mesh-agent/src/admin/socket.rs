@@ -23,6 +23,9 @@ use super::explain::{ExplainRequest, Explained};
 use super::view::{Certificates, ConnectionView, Status, WorkloadView};
 use crate::sys;
 
+/// Says what would become of a connection, or why that can't be said.
+pub type Explain = dyn Fn(&ExplainRequest) -> Result<Explained, String> + Send + Sync;
+
 /// What the socket shows, made when it is asked for.
 pub struct Inspect {
     /// `/v1/status`.
@@ -34,7 +37,7 @@ pub struct Inspect {
     /// `/v1/certificates`.
     pub certificates: Box<dyn Fn() -> Certificates + Send + Sync>,
     /// `/v1/explain`: the answer, or why there is none.
-    pub explain: Box<dyn Fn(&ExplainRequest) -> Result<Explained, String> + Send + Sync>,
+    pub explain: Box<Explain>,
 }
 
 /// A listener for root and the agent's own user alone.

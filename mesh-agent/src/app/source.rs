@@ -28,7 +28,7 @@ const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
 
 /// A source with its first configuration.
 pub(super) enum Source {
-    Directory(Watch),
+    Directory(Box<Watch>),
     Cluster { kubernetes: Kubernetes, source: Box<KubernetesSource>, first: Box<MeshConfig> },
 }
 
@@ -36,7 +36,7 @@ impl Source {
     /// Waits for the first configuration of a cluster; that of a directory must be there.
     pub(super) async fn open(args: &RunArgs, sandboxes: &Sandboxes) -> Result<Self, RunError> {
         if let Some(directory) = &args.config {
-            return Ok(Self::Directory(Watch::begin(directory)?));
+            return Ok(Self::Directory(Box::new(Watch::begin(directory)?)));
         }
         let kubernetes = Kubernetes::connect().await?;
         let mut source = KubernetesSource::begin(

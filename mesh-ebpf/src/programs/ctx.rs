@@ -337,15 +337,9 @@ impl Lookup {
     /// The connection, seen from the end that connects.
     #[inline(always)]
     pub fn flow(&self) -> ConnKey {
-        let (source, destination) = (self.remote, self.local);
-        ConnKey {
-            netns: 0,
-            source,
-            destination,
-            source_port: self.remote_port,
-            destination_port: self.port,
-            padding: 0,
-        }
+        let (source, source_port) = (self.remote, self.remote_port);
+        let (destination, destination_port) = (self.local, self.port);
+        ConnKey { netns: 0, source, destination, source_port, destination_port, padding: 0 }
     }
 }
 
@@ -396,7 +390,7 @@ pub fn agent_socket(context: &SkBuffContext) -> Option<Sender<'static>> {
     }
 }
 
-/// Index of the interface that the packet leaves by.
+/// Index of the interface that it leaves by.
 #[inline(always)]
 pub fn interface(context: &SkBuffContext) -> u32 {
     field!(context.skb.skb, ifindex)

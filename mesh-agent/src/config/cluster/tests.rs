@@ -1,3 +1,5 @@
+//! What the objects of a cluster make together.
+
 use super::*;
 use serde_json::json;
 

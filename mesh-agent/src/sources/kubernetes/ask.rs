@@ -57,10 +57,10 @@ impl Members {
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> T {
         let (answer, answered) = oneshot::channel();
-        if self.questions.send(question(answer)).await.is_ok() {
-            if let Ok(answer) = answered.await {
-                return answer;
-            }
+        if self.questions.send(question(answer)).await.is_ok()
+            && let Ok(answer) = answered.await
+        {
+            return answer;
         }
         // The task ends with the agent alone.
         std::future::pending().await

@@ -1,0 +1,50 @@
+//! Where the agent and its pods are among the machine's cgroups.
+
+use std::path::{Path, PathBuf};
+
+use super::error::{RunError, cgroup_error};
+use crate::args::RunArgs;
+use crate::bpf::Maps;
+use crate::model::workload::NodeName;
+use crate::state::MeshState;
+use crate::sys::netns::Netns;
+use crate::sys::{cgroup, pod};
+
+/// The cgroup that holds the agent and its pods: what is configured, or in a pod what the kubelet calls its root, or all.
+pub(super) fn cgroup_root(args: &RunArgs, mount: &Path) -> Result<PathBuf, RunError> {
+    if let Some(root) = &args.cgroup_root {
+        return Ok(root.clone());
+    }
+    let own = cgroup::own(mount).map_err(|source| cgroup_error(Path::new("/proc/self/cgroup"), source))?;
+    let above = args.kubernetes.then(|| pod::root_above(&own)).flatten();
+    Ok(above.unwrap_or(mount).to_owned())
+}
+
+/// sock_ops programs run by the socket's cgroup, so the agent's sockets must be below the root; and a pod's cgroup around
+/// the agent would make the agent that pod. Returns the id of the agent's own.
+pub(super) fn check_placement(state: &MeshState, node: &NodeName, mount: &Path, root: &Path) -> Result<u64, RunError> {
+    let own = cgroup::own(mount).map_err(|source| cgroup_error(Path::new("/proc/self/cgroup"), source))?;
+    let problem = if !own.starts_with(root) {
+        format!("is not below the cgroup root {}: start it there", root.display())
+    } else if let Some(pod) =
+        state.on_node(node).find(|workload| workload.cgroup.as_ref().is_some_and(|cgroup| own.starts_with(cgroup)))
+    {
+        format!("belongs to the workload {}: start it elsewhere", pod.uid)
+    } else {
+        return cgroup::lookup(mount, &own).map(|own| own.id).map_err(|source| cgroup_error(&own, source));
+    };
+    Err(RunError::Placement { own, problem })
+}
+
+/// Tells the kernel whose connections are probes. Without a kubelet, nobody's are.
+pub(super) fn attest_probes(maps: &Maps, configured: Option<&Path>, mount: &Path, root: &Path) -> Result<(), RunError> {
+    let found = pod::kubelet(mount, root).map_err(|source| cgroup_error(Path::new("/proc"), source))?;
+    let Some(path) = configured.or(found.as_deref()) else {
+        return Ok(maps.set_prober(0, 0, 0)?);
+    };
+    let cgroup = cgroup::lookup(mount, path).map_err(|source| cgroup_error(path, source))?;
+    let own = Path::new("/proc/self/ns/net");
+    let own = Netns::open(own).map_err(|source| RunError::Netns { path: own.to_owned(), source })?;
+    tracing::info!(cgroup = %path.display(), "the kubelet's probes reach applications in every mode");
+    Ok(maps.set_prober(cgroup.id, cgroup.level, own.cookie())?)
+}
