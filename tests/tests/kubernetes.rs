@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::capture::Capture;
 use mesh_tests::cluster::{Cluster, Node, Plan};
-use mesh_tests::netns::Netns;
 use mesh_tests::wait::wait_until;
 
 #[path = "kubernetes/meshed.rs"]
@@ -46,15 +45,11 @@ fn the_mesh_on_a_cluster() -> Result<()> {
     cleanup.finish()
 }
 
-fn netns(node: &Node) -> Netns {
-    Netns::existing(&node.netns().file_name().unwrap_or_default().to_string_lossy())
-}
-
 fn pods_talk_mtls_across_nodes(meshed: &Meshed) -> Result<()> {
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
     let destination = SocketAddr::new(server.address, PORT);
     let [one, other] = [0, 1].map(|index| &meshed.cluster.nodes()[index]);
-    let (one_netns, other_netns) = (netns(one), netns(other));
+    let (one_netns, other_netns) = (one.netns(), other.netns());
     let ends = [(&one_netns, Ipv4Addr::into(one.address())), (&other_netns, Ipv4Addr::into(other.address()))];
     let capture = Capture::start(ends, "eth0")?;
     let answer = meshed.fetch("shop", &client.name, destination)?;
@@ -178,7 +173,7 @@ fn the_api_server_refuses_what_is_wrong(meshed: &Meshed) -> Result<()> {
         ("{action: DNY, rules: [{}]}", "Unsupported value: \"DNY\""),
         ("{action: DENY}", "has no rules, so it never matches"),
         ("{rules: [{to: [{operation: {methods: [GET]}}]}]}", "needs the content of requests"),
-        ("{rules: [{from: [{source: {ipBlocks: [10.0.0.300]}}]}]}", "10.0.0.300"),
+        ("{rules: [{from: [{source: {ipBlocks: [10.0.0.0/40]}}]}]}", "10.0.0.0/40"),
     ] {
         let refused = meshed.kubectl.apply(&policy(spec)).expect_err(spec).to_string();
         assert!(refused.contains(message), "{spec}: {refused}");
@@ -297,7 +292,7 @@ fn uninstalling_leaves_the_nodes_as_they_were(meshed: &Meshed, pristine: &[BTree
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
     let destination = SocketAddr::new(server.address, PORT);
     let mut uninstall = std::process::Command::new("nsenter");
-    uninstall.arg(format!("--net={}", Cluster::control_netns().display())).arg("--").arg(meshed.program()?);
+    uninstall.arg(format!("--net={}", Cluster::control_netns().path().display())).arg("--").arg(meshed.program()?);
     uninstall.args(["uninstall", "--kubernetes"]).env("KUBECONFIG", Cluster::kubeconfig());
     let uninstalled = uninstall.output().context("start mesh-agent uninstall")?;
     ensure!(uninstalled.status.success(), "{uninstalled:?}\n{}", logs(&meshed.kubectl));

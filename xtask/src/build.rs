@@ -17,6 +17,10 @@ use crate::{
     workspace,
 };
 
+mod release;
+
+pub(crate) use release::{host, release_command};
+
 /// Build mesh-agent with a real eBPF object
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -45,13 +49,13 @@ impl Options {
 
 /// Builds the agent; fails if its eBPF object is a stub.
 pub(crate) fn build(release: bool) -> Result<Built> {
-    let built = run(agent_command(release))?;
+    let built = run(agent_command(release)?)?;
     if !is_stub(&built.object)? {
         return Ok(built);
     }
     // Left from a time without a toolchain: cargo cannot see everything that brings one (rustup's nightly).
     process::run(workspace::cargo().args(["clean", "--package", "mesh-agent"]))?;
-    let built = run(agent_command(release))?;
+    let built = run(agent_command(release)?)?;
     if is_stub(&built.object)? {
         bail!("the agent has a stub for its eBPF object: `cargo xtask setup` installs the toolchain");
     }
@@ -72,12 +76,13 @@ pub(crate) fn run(mut command: Command) -> Result<Built> {
 }
 
 /// The build as a command, for callers that put a limit on its time.
-pub(crate) fn agent_command(release: bool) -> Command {
+pub(crate) fn agent_command(release: bool) -> Result<Command> {
+    if release { release_command(&workspace::target()?) } else { Ok(debug_command()) }
+}
+
+fn debug_command() -> Command {
     let mut command = workspace::cargo();
     command.args(["build", "--locked", "--package", "mesh-agent", "--bin", "mesh-agent"]);
-    if release {
-        command.arg("--release");
-    }
     command
 }
 

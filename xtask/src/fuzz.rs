@@ -14,6 +14,7 @@ use ebpf_build::describe;
 use serde_json::Value;
 
 use crate::{
+    build::host,
     process::say,
     setup::{self, Purpose},
     workspace,
@@ -78,13 +79,6 @@ pub(crate) fn build_command() -> Result<Command> {
     // With a target named, build scripts and macros go without the flags: they link no libFuzzer.
     command.args(["--target", &host()?]).env("CARGO_ENCODED_RUSTFLAGS", COVERAGE.join("\u{1f}"));
     Ok(command)
-}
-
-fn host() -> Result<String> {
-    let output = Command::new("rustc").arg("-vV").output().context("start rustc")?;
-    let text = String::from_utf8(output.stdout)?;
-    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("rustc names no host")?.to_owned())
 }
 
 /// A target that is ready to run.

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -88,9 +88,8 @@ struct Made {
 }
 
 fn make(name: &str, target_directory: &Path) -> Result<Made> {
-    let target = host()?;
-    let agent = build::run(static_build(&target, target_directory)?)?.agent;
-    let sbom = sbom::document(&target)?;
+    let agent = build::run(build::release_command(target_directory)?)?.agent;
+    let sbom = sbom::document(&build::host()?)?;
     let (archive, digest) = image(name, Entry::program(&agent)?, sbom.clone()).archive()?;
     Ok(Made { archive, digest, sbom, agent })
 }
@@ -126,61 +125,9 @@ fn image(name: &str, agent: Entry, sbom: Vec<u8>) -> Image {
     }
 }
 
-/// The machine's own target, named: then flags for the agent don't reach what runs during the build.
-fn host() -> Result<String> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(rustc).arg("-vV").output().context("start rustc")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
-    if !host.ends_with("-linux-gnu") {
-        bail!("the image is made of glibc's static library, and this is {host}");
-    }
-    Ok(host.to_owned())
-}
-
-/// The build, in whose result nothing says where or when it was made.
-fn static_build(target: &str, target_directory: &Path) -> Result<Command> {
-    let places = [
-        (workspace::root().display().to_string(), "/hauberk"),
-        (target_directory.display().to_string(), "/target"),
-        (cargo_home()?.display().to_string(), "/cargo"),
-    ];
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned(), "-Cstrip=debuginfo".to_owned()];
-    // The last that fits wins in rustc, and the target directory is usually inside the workspace.
-    flags.extend(places.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")));
-    let c_flags: Vec<_> = places.iter().map(|(from, to)| format!("-ffile-prefix-map={from}={to}")).collect();
-    let mut command = build::agent_command(true);
-    command
-        .args(["--target", target, "--target-dir"])
-        .arg(target_directory)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-    command.env(format!("CFLAGS_{}", target.replace('-', "_")), c_flags.join(" "));
-    command.env("SOURCE_DATE_EPOCH", "0");
-    Ok(command)
-}
-
-fn cargo_home() -> Result<PathBuf> {
-    let default = || std::env::home_dir().map(|home| home.join(".cargo"));
-    std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(default).context("cargo has no home")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_build_hides_where_it_was_made_from_both_compilers() {
-        let shown = ebpf_build::describe(&static_build("x86_64-unknown-linux-gnu", Path::new("/t")).unwrap());
-        let root = workspace::root();
-        for expected in [
-            format!("--remap-path-prefix={}=/hauberk", root.display()),
-            format!("-ffile-prefix-map={}=/hauberk", root.display()),
-            "+crt-static".to_owned(),
-            "--locked".to_owned(),
-        ] {
-            assert!(shown.contains(&expected), "{expected} in {shown}");
-        }
-    }
 
     #[test]
     fn the_image_has_the_agent_and_a_scratch_directory_alone() {

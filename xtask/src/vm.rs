@@ -63,7 +63,7 @@ pub(crate) fn obstacle() -> Option<String> {
 
 /// Boots every wanted kernel and runs the tests in it, until `deadline`.
 pub(crate) fn run(selection: &Selection, deadline: Instant) -> Result<()> {
-    process::run_until(&mut build::agent_command(true), deadline)?;
+    process::run_until(&mut build::agent_command(true)?, deadline)?;
     let agent = build::build(true)?.agent;
     let suite = suite::build(agent, selection)?;
     if selection.is_everyday() {

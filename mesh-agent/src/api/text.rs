@@ -9,9 +9,27 @@ use serde_json::json;
 
 use super::rule::{self, CRD, RULES, form};
 
-macro_rules! address {
+macro_rules! octet {
     () => {
-        "[0-9]{1,3}([.][0-9]{1,3}){3}|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*"
+        "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+    };
+}
+
+macro_rules! v4 {
+    () => {
+        concat!("(", octet!(), "[.]){3}", octet!())
+    };
+}
+
+macro_rules! v6 {
+    () => {
+        "[0-9a-fA-F:.]*:[0-9a-fA-F:.]*"
+    };
+}
+
+macro_rules! range {
+    () => {
+        concat!(v4!(), "/(3[0-2]|[12]?[0-9])|", v6!(), "/(12[0-8]|1[01][0-9]|[1-9]?[0-9])")
     };
 }
 
@@ -67,9 +85,9 @@ texts! {
     /// An absolute path.
     AbsolutePath {RULES: [form("^/", "is not an absolute path")]}
     /// An IP address that other pods can reach.
-    Address {"pattern": concat!("^(", address!(), ")$"), "maxLength": 45}
+    Address {"pattern": concat!("^(", v4!(), "|", v6!(), ")$"), "maxLength": 45}
     /// An IP address, or a range of them.
-    AddressOrRange {"pattern": concat!("^(", address!(), ")(/[0-9]{1,3})?$"), "maxLength": 49}
+    AddressOrRange {"pattern": concat!("^(", v4!(), "|", v6!(), "|", range!(), ")$"), "maxLength": 49}
     /// A number of bytes, such as `64Mi`: with `Ki`, `Mi`, `Gi` or `Ti`.
     Bytes {RULES: [rule::bytes()]}
     /// A day of the week, or several of them: `Mon`, `Mon..Fri`.
@@ -97,7 +115,7 @@ texts! {
     /// An identity without its scheme, such as `example.org/ns/shop/sa/web`; `*` may be its first or last character.
     Principal {"pattern": concat!("^(spiffe://)?(", wild!(), "|[a-z0-9._-]+(/[A-Za-z0-9._-]+)+)$"), "maxLength": 2048}
     /// A range of addresses without host bits, such as `10.0.0.0/8`.
-    Range {"pattern": concat!("^(", address!(), ")/[0-9]{1,3}$"), "maxLength": 49}
+    Range {"pattern": concat!("^(", range!(), ")$"), "maxLength": 49}
     /// The name of a file beside the documents, such as `policy.rego`.
     RegoFile {RULES: [form("^[^/]*[.]rego$", "is not a file beside the documents like `policy.rego`")]}
     /// The path of a rule, such as `data.hauberk.allow`.

@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn the_agents_own_crates_are_in_it_with_their_checksums_and_no_date() {
-        let target = super::super::host().unwrap();
+        let target = crate::build::host().unwrap();
         let text = document(&target).unwrap();
         assert_eq!(text, document(&target).unwrap());
         let document: Value = serde_json::from_slice(&text).unwrap();

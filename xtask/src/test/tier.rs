@@ -97,7 +97,7 @@ impl Tier {
 
 /// Tests that start agents.
 fn with_agent(tests: &[&str], run: &[&str], deadline: Instant) -> Result<()> {
-    process::run_until(&mut build::agent_command(true), deadline)?;
+    process::run_until(&mut build::agent_command(true)?, deadline)?;
     // The build is done: this only asks where the agent is and that its object is real.
     let built = build::build(true)?;
     process::run_until(cargo(tests).args(run).env("MESH_AGENT_BIN", built.agent), deadline)
@@ -133,12 +133,13 @@ pub(crate) const NATIVE_BUILD: [&str; 8] =
     ["test", "--locked", "--release", "--package=mesh-tests", "--lib", "--tests", "--features", "native"];
 // One test at a time: they share two cores with the agents that they wait for.
 const NATIVE_RUN: [&str; 2] = ["--", "--test-threads=1"];
-const KUBERNETES: [&str; 9] = [
+const KUBERNETES: [&str; 10] = [
     "test",
     "--locked",
     "--release",
     "--package=mesh-tests",
     "--test=cluster",
+    "--test=kubernetes",
     "--test=cni",
     "--features=kubernetes",
     "--",
