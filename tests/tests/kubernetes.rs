@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use mesh_tests::capture::Capture;
 use mesh_tests::cluster::{Cluster, Node, Plan};
 use mesh_tests::wait::wait_until;
+use rustix::process::Pid;
 
 #[path = "kubernetes/meshed.rs"]
 mod meshed;
@@ -252,10 +254,10 @@ fn nothing_changes_without_an_api_server(meshed: &Meshed) -> Result<()> {
 fn a_killed_agent_leaves_its_pods_closed_and_comes_back(meshed: &Meshed) -> Result<()> {
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
     let destination = SocketAddr::new(server.address, PORT);
-    let node = &meshed.cluster.nodes()[1];
-    let mut kill = node.command("busybox")?;
-    let killed = kill.args(["pkill", "-KILL", "-f", "^/bin/mesh-agent run"]).output().context("kill the agent")?;
-    assert!(killed.status.success(), "{killed:?}");
+    let pods = meshed.cluster.nodes()[1].cgroup().join("kubepods");
+    let agents: Vec<_> = processes_below(&pods)?.into_iter().filter(|pid| is_agent(*pid)).collect();
+    ensure!(agents.len() == 1, "agents on the node: {agents:?}");
+    rustix::process::kill_process(agents[0], rustix::process::Signal::KILL).context("kill the agent")?;
     let (mut refused, mut answered) = (0, 0);
     wait_until(PATIENCE, "the agent is back", || {
         let answer = meshed.fetch("shop", &client.name, destination)?;
@@ -271,6 +273,22 @@ fn a_killed_agent_leaves_its_pods_closed_and_comes_back(meshed: &Meshed) -> Resu
     })?;
     println!("killed agent: {refused} calls refused until it was back");
     meshed.wait_served()
+}
+
+fn is_agent(pid: Pid) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
+    name.trim_end() == "mesh-agent"
+}
+
+fn processes_below(cgroup: &Path) -> Result<Vec<Pid>> {
+    let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let mut all: Vec<_> = text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect();
+    for entry in std::fs::read_dir(cgroup).with_context(|| format!("list {}", cgroup.display()))?.flatten() {
+        if entry.path().is_dir() {
+            all.extend(processes_below(&entry.path())?);
+        }
+    }
+    Ok(all)
 }
 
 /// What the mesh could leave on a node: programs, pins, links, CNI files, sockets, rules.
