@@ -24,6 +24,8 @@ use serde_json::Value;
 const QUICK: Duration = Duration::from_millis(50);
 const PLUGIN: &str = "hauberk-cni";
 const PORT: u16 = 7000;
+/// Pods that start one after another, each with a connection as the first thing that it does.
+const PODS: u32 = 50;
 /// What a node's network is before we come; written as people write.
 const NETWORK: &str = r#"{
   "cniVersion": "1.0.0", "name": "podnet",
@@ -126,13 +128,11 @@ impl Stage {
         Ok(Pod { sandbox, place: Place { netns, cgroup, logs: self.world.directory().to_owned() } })
     }
 
-    /// A pod of this node that the API knows; returns its uid.
-    fn create(&self, namespace: &str, name: &str) -> Result<String> {
-        create(&self.api, namespace, name)
-    }
-
+    /// A pod of this node that the API knows.
     fn pod(&self, namespace: &str, name: &str) -> Result<Pod> {
-        self.sandbox(namespace, name, &self.create(namespace, name)?)
+        self.api.apply(&pod_document(namespace, name))?;
+        let uid = self.api.kubectl(&["get", "pod", "-n", namespace, name, "-o", "jsonpath={.metadata.uid}"])?;
+        self.sandbox(namespace, name, &uid)
     }
 
     /// Adds a pod, which must work; returns the result.
@@ -161,12 +161,11 @@ impl Stage {
     }
 }
 
-fn create(api: &ApiServer, namespace: &str, name: &str) -> Result<String> {
-    api.apply(&format!(
+fn pod_document(namespace: &str, name: &str) -> String {
+    format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
          spec: {{nodeName: a, serviceAccountName: {name}, containers: [{{name: c, image: none}}]}}\n"
-    ))?;
-    api.kubectl(&["get", "pod", "-n", namespace, name, "-o", "jsonpath={.metadata.uid}"])
+    )
 }
 
 fn serve(pod: &Pod) -> Result<Process> {
@@ -217,6 +216,7 @@ fn pods_are_in_the_mesh_before_they_run_and_leave_it_with_their_sandbox() -> Res
     claims::is_refused(&call(&outsider, &address(&server_result)?)?)?;
     stage.runtime.check(&client.sandbox, &client_result)?;
 
+    the_first_connection_of_every_pod_is_diverted(&stage, &address(&server_result)?)?;
     a_pod_that_nobody_knows_fails(&stage)?;
     a_pod_leaves_with_its_sandbox(&stage, &client, &client_result, &server)?;
     without_an_agent_only_enrolled_namespaces_wait(&mut stage)?;
@@ -260,6 +260,30 @@ fn garbage_is_answered_by_the_book(stage: &Stage) -> Result<()> {
     assert_eq!(code(&whole, br#"{"cniVersion":"9.9.9"}"#)?, 1);
     assert_eq!(code(&whole[..1], ours.as_bytes())?, 4);
     assert_eq!(code(&whole, ours.as_bytes())?, 7);
+    Ok(())
+}
+
+/// One that isn't would reach the strict server as plaintext, and be denied there.
+fn the_first_connection_of_every_pod_is_diverted(stage: &Stage, server: &str) -> Result<()> {
+    let names: Vec<_> = (0..scale::less(PODS)).map(|number| format!("pod-{number}")).collect();
+    let documents: Vec<_> = names.iter().map(|name| pod_document("shop", name)).collect();
+    stage.api.apply(&documents.join("---\n"))?;
+    let path = "jsonpath={range .items[*]}{.metadata.name} {.metadata.uid}{\"\\n\"}{end}";
+    let uids = stage.api.kubectl(&["get", "pods", "-n", "shop", "-o", path])?;
+    let denied = || {
+        Ok::<_, anyhow::Error>(stage.agent.access_lines()?.iter().filter(|line| line.field("outcome") != "ok").count())
+    };
+    let before = denied()?;
+    for name in &names {
+        let uid = uids.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).context("no uid")?;
+        let pod = stage.sandbox("shop", name, uid)?;
+        let result = stage.add(&pod)?;
+        claims::answer_is_right(&call(&pod, server)?)?;
+        let peer = format!("spiffe://mesh.test/ns/shop/sa/{name}");
+        stage.agent.wait_access(&[("direction", "inbound"), ("outcome", "ok"), ("peer.id", &peer)])?;
+        stage.runtime.del(&pod.sandbox, &result)?;
+    }
+    ensure!(denied()? == before, "a connection was denied");
     Ok(())
 }
 

@@ -8,13 +8,14 @@ const TOO_BIG: &str = "too big for emulation; with --long, or named with --test,
 const NO_KERNEL: &str = "nothing in it depends on the kernel; with --long, or named with --test, it runs";
 
 /// A file of tests, and why it is left out of an everyday run.
-pub(super) const FILES: [(&str, &str); 19] = [
+pub(super) const FILES: [(&str, &str); 20] = [
     ("apps", TOO_BIG),
     ("audit", NO_KERNEL),
     ("bounds", TOO_BIG),
     ("clients", TOO_BIG),
     ("cli", NO_KERNEL),
     ("cluster", "the kubernetes tier runs it"),
+    ("cni", "the kubernetes tier runs it"),
     ("demo", TOO_BIG),
     ("federation", NO_KERNEL),
     ("hostile", NO_KERNEL),

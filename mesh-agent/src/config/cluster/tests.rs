@@ -124,15 +124,6 @@ fn an_address_outside_its_nodes_ranges_counts_as_none() {
 }
 
 #[test]
-fn a_sandbox_is_known_before_the_api_shows_its_address() {
-    let mut cluster = cluster();
-    let starting = Pod { addresses: Vec::new(), ..pod("10.1.1.2") };
-    cluster.sandboxes().insert(starting.uid.clone(), SandboxState::Runs(vec!["10.1.1.9".parse().unwrap()]));
-    cluster.pods().insert(name("shop", "web"), starting);
-    assert_eq!(addresses(&mut cluster).0, ["10.1.1.9"]);
-}
-
-#[test]
 fn a_document_with_a_mistake_leaves_its_last_good_form_in_force() {
     let mut cluster = cluster();
     let deny = name("shop", "deny");
@@ -167,4 +158,29 @@ fn documents_that_do_not_go_together_are_refused_by_name() {
 fn without_a_mesh_there_is_no_configuration() {
     let error = Cluster::new("hauberk-system", None).config().unwrap_err().to_string();
     assert_eq!(error, "no Mesh object in the configuration, exactly one is needed");
+}
+
+#[test]
+fn a_sandbox_says_more_than_the_api() {
+    let mut cluster = cluster();
+    let early = Pod { addresses: Vec::new(), ..pod("10.1.1.5") };
+    let uid = early.uid.clone();
+    cluster.pods().insert(name("shop", "web"), early);
+    assert_eq!(addresses(&mut cluster), (vec![], vec![]));
+    let runs = |address: &str| SandboxState::Runs(vec![address.parse().unwrap()]);
+    cluster.sandboxes().insert(uid.clone(), runs("10.1.1.5"));
+    assert_eq!(addresses(&mut cluster).0, ["10.1.1.5"]);
+    // Another sandbox of the same pod, of which the API doesn't know yet.
+    cluster.pods().insert(name("shop", "web"), pod("10.1.1.5"));
+    cluster.sandboxes().insert(uid.clone(), runs("10.1.1.6"));
+    assert_eq!(addresses(&mut cluster).0, ["10.1.1.6"]);
+    // No sandbox makes an address of another node ours.
+    cluster.sandboxes().insert(uid.clone(), runs("10.9.9.9"));
+    assert_eq!(addresses(&mut cluster), (vec![], vec![]));
+    // A pod whose sandbox is gone has nothing, and its address is free for the next.
+    cluster.sandboxes().insert(uid, SandboxState::Ended);
+    let next = Pod { uid: PodUid::parse("next").unwrap(), ..pod("10.1.1.5") };
+    cluster.pods().insert(name("shop", "next"), next);
+    assert_eq!(addresses(&mut cluster).0, ["10.1.1.5"]);
+    assert!(cluster.contested().is_empty());
 }
