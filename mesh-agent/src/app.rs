@@ -1,7 +1,8 @@
 //! Wires everything for `mesh-agent run`; the only module that knows all others.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
@@ -106,7 +107,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         TcpListener::bind(args.admin).await.map_err(|source| RunError::Admin { address: args.admin, source })?;
 
     let mut tasks = JoinSet::new();
-    let (path, asked) = (args.admin_socket, admin::socket::serve(socket, inspect.inspect()));
+    let (path, asked) = (args.admin_socket.clone(), admin::socket::serve(socket, inspect.inspect()));
     tasks.spawn(async move { asked.await.map_err(|source| RunError::AdminSocket { path, source }) });
     let pending = pending_view(Arc::clone(&readiness), drain.clone());
     let (admin_metrics, address) = (Arc::clone(&metrics), args.admin);
@@ -121,6 +122,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     tasks.spawn(report_denials(maps));
     let watching = Arc::clone(&metrics);
     let (uninstall, uninstalled) = watch::channel(false);
+    let (left, traces) = (Arc::new(AtomicBool::new(false)), traces(&args));
     if let (Some(members), Some(kubernetes)) = (source.members(), kubernetes) {
         let facts = cni::Facts {
             sandboxes: sandboxes.clone(),
@@ -132,8 +134,9 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         };
         let plugin_left = cni::start(&mut tasks, args.cni, facts)?;
         let (own_pod, bpffs, ready) = (args.pod, args.bpffs, Arc::clone(&readiness));
-        let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled, plugin_left);
-        tasks.spawn(async move { match withdrawn.await? {} });
+        let left = Arc::clone(&left);
+        let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled, plugin_left, left);
+        tasks.spawn(async move { Ok(withdrawn.await?) });
         let announced = source::announce(kubernetes, Arc::clone(&readiness));
         tasks.spawn(async move { match announced.await {} });
     }
@@ -154,7 +157,21 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     tasks.spawn(async move { Ok(pods.run().await?) });
 
     let limit = Duration::from_secs(args.drain_timeout);
-    serve_until_signal(&mut tasks, &drain, limit).await
+    let ended = serve_until_signal(&mut tasks, &drain, limit).await;
+    if left.load(Ordering::Relaxed) {
+        for path in traces {
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(%error, path = %path.display(), "a file of this agent is left");
+            }
+        }
+    }
+    ended
+}
+
+/// The files that an agent has while it runs, and that mean something to the next one.
+fn traces(args: &RunArgs) -> Vec<PathBuf> {
+    let plugin = args.cni.cni_socket.iter().flat_map(|socket| [socket.clone(), cni::records_beside(socket)]);
+    plugin.chain([args.admin_socket.clone()]).collect()
 }
 
 /// The labels of the agents' pods.

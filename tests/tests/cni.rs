@@ -361,7 +361,7 @@ fn a_pod_stays_in_the_mesh_when_its_agent_comes_back(stage: &Stage, client: &Pod
 }
 
 fn nothing_is_left(mut stage: Stage) -> Result<()> {
-    the_label_of_removal_takes_the_plugin_off(&stage)?;
+    the_label_of_removal_takes_the_plugin_off(&mut stage)?;
     stage.agent.terminate()?;
     ensure!(std::fs::read_to_string(&stage.conflist)?.contains(PLUGIN), "a stopped agent leaves the plugin");
     let node = stage.world.node("a");
@@ -381,7 +381,7 @@ fn is_off(stage: &Stage) -> Result<bool> {
     Ok(is_as_before && !stage.bin.join(PLUGIN).exists() && !stage.known.exists())
 }
 
-fn the_label_of_removal_takes_the_plugin_off(stage: &Stage) -> Result<()> {
+fn the_label_of_removal_takes_the_plugin_off(stage: &mut Stage) -> Result<()> {
     let namespace = |label: &str| {
         let document =
             format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: hauberk-system, labels: {{{label}}}}}\n");
@@ -391,6 +391,9 @@ fn the_label_of_removal_takes_the_plugin_off(stage: &Stage) -> Result<()> {
     wait_until(LIMIT, "the plugin is off the node", || Ok(is_off(stage)?.then_some(())))?;
     stage.wait_workload("shop/client", false)?;
     namespace("")?;
+    // What it had pinned is gone: another agent begins anew.
+    stage.agent.wait_end()?;
+    stage.agent.restart()?;
     wait_until(LIMIT, "the plugin is back", || {
         Ok(std::fs::read_to_string(&stage.conflist)?.contains(PLUGIN).then_some(()))
     })

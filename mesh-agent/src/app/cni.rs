@@ -84,7 +84,8 @@ pub(super) fn restore(args: &CniArgs, sandboxes: &Sandboxes) -> Result<(), RunEr
     Ok(())
 }
 
-fn records_beside(socket: &Path) -> PathBuf {
+/// Where the pods that were handed over are noted.
+pub(super) fn records_beside(socket: &Path) -> PathBuf {
     socket.with_extension("sandboxes.json")
 }
 

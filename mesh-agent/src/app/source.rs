@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -111,8 +112,9 @@ impl Source {
     }
 }
 
-/// Once the mesh shall leave every node, and this one's workloads and its CNI plugin have left: removes what is pinned in `bpffs`, and says
-/// so in the status of the agent's own pod. Then the agent has nothing left to do; a new one would begin anew.
+/// Once the mesh shall leave every node, and this one's workloads and its CNI plugin have left: removes what is pinned in
+/// `bpffs`, notes that in `left`, and says so in the status of the agent's own pod. Then the agent has nothing left to do. Ends
+/// if the mesh shall stay after all: only a new agent can begin anew.
 pub(super) async fn withdraw(
     kubernetes: Kubernetes,
     own_pod: Option<String>,
@@ -120,7 +122,8 @@ pub(super) async fn withdraw(
     readiness: Arc<Readiness>,
     mut uninstall: watch::Receiver<bool>,
     mut plugin_left: watch::Receiver<bool>,
-) -> Result<Infallible, BpfError> {
+    left: Arc<AtomicBool>,
+) -> Result<(), BpfError> {
     let mut changes = readiness.changes();
     while !(*uninstall.borrow_and_update() && readiness.stages().is_empty() && *plugin_left.borrow_and_update()) {
         tokio::select! {
@@ -131,6 +134,7 @@ pub(super) async fn withdraw(
         }
     }
     Kernel::uninstall(&bpffs)?;
+    left.store(true, Ordering::Relaxed);
     tracing::info!(target: "audit", "withdrew the mesh from this node");
     while let Some(own_pod) = &own_pod {
         match kubernetes.announce_withdrawal(own_pod).await {
@@ -139,7 +143,13 @@ pub(super) async fn withdraw(
         }
         sleep(ANNOUNCE_AGAIN).await;
     }
-    std::future::pending().await
+    while *uninstall.borrow_and_update() {
+        if uninstall.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+    tracing::info!("the mesh shall stay after all: this agent makes way for another");
+    Ok(())
 }
 
 fn warn_of(error: &KubernetesError) {

@@ -134,7 +134,11 @@ impl Kernel {
         for directory in directories.into_iter().filter(|directory| directory.exists()) {
             std::fs::remove_dir_all(&directory).map_err(pin_error("remove", &directory))?;
         }
-        Ok(())
+        match std::fs::remove_dir(bpffs) {
+            // Somebody else has put something there.
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(pin_error("remove", bpffs)(error)),
+            _ => Ok(()),
+        }
     }
 }
 

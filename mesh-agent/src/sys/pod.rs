@@ -70,14 +70,21 @@ pub fn netns(cgroup: &Path) -> io::Result<Netns> {
     collect(cgroup, &mut processes)?;
     // The sandbox's own process is the oldest. Younger ones may have made themselves another namespace.
     processes.sort();
+    let mut denied = None;
     for (_, pid, listed_in) in processes {
-        let Ok(netns) = Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))) else { continue };
+        let netns = match Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))) {
+            Ok(netns) => netns,
+            Err(error) => {
+                denied = denied.or(Some(error).filter(|error| error.kind() == io::ErrorKind::PermissionDenied));
+                continue;
+            }
+        };
         // It may have ended meanwhile, and its number gone to somebody else's process.
         if members(&listed_in)?.contains(&pid) {
             return Ok(netns);
         }
     }
-    Err(io::Error::new(io::ErrorKind::NotFound, "no process of the pod runs yet"))
+    Err(denied.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no process of the pod runs yet")))
 }
 
 fn is_pod(name: &str) -> bool {
