@@ -1,13 +1,12 @@
 //! The mesh on a real cluster: installed with one command, joined by a label.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use mesh_tests::capture::Capture;
 use mesh_tests::cluster::{Cluster, Node, Plan};
 use mesh_tests::wait::wait_until;
 use rustix::process::Pid;
@@ -41,6 +40,8 @@ fn the_mesh_on_a_cluster() -> Result<()> {
     the_api_server_refuses_what_is_wrong(&meshed)?;
     an_agent_answers_through_kubectl_exec(&meshed)?;
     a_deleted_pods_identity_ends(&meshed)?;
+    the_first_connection_of_every_pod_is_diverted(&meshed)?;
+    a_rolling_update_is_short(&meshed)?;
     nothing_changes_without_an_api_server(&meshed)?;
     a_killed_agent_leaves_its_pods_closed_and_comes_back(&meshed)?;
     uninstalling_leaves_the_nodes_as_they_were(&meshed, &pristine)?;
@@ -50,10 +51,7 @@ fn the_mesh_on_a_cluster() -> Result<()> {
 fn pods_talk_mtls_across_nodes(meshed: &Meshed) -> Result<()> {
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
     let destination = SocketAddr::new(server.address, PORT);
-    let [one, other] = [0, 1].map(|index| &meshed.cluster.nodes()[index]);
-    let (one_netns, other_netns) = (one.netns(), other.netns());
-    let ends = [(&one_netns, Ipv4Addr::into(one.address())), (&other_netns, Ipv4Addr::into(other.address()))];
-    let capture = Capture::start(ends, "eth0")?;
+    let capture = meshed.capture()?;
     let answer = meshed.fetch("shop", &client.name, destination)?;
     let text = String::from_utf8_lossy(&answer.stdout);
     ensure!(text.contains(&server.name), "{answer:?}\n{}", logs(&meshed.kubectl));
@@ -222,35 +220,98 @@ fn a_deleted_pods_identity_ends(meshed: &Meshed) -> Result<()> {
     Ok(())
 }
 
+/// Calls the server again and again, by itself: to get into a pod takes the API server.
+struct Caller<'m> {
+    meshed: &'m Meshed,
+    client: String,
+}
+
+impl<'m> Caller<'m> {
+    fn start(meshed: &'m Meshed, client: &str, server: SocketAddr) -> Result<Self> {
+        let ask = format!("wget -qO- http://{server}/page > /dev/null && echo >> /tmp/answers || echo >> /tmp/lost");
+        let begin = format!(
+            "rm -f /tmp/answers /tmp/lost /tmp/end; (while [ ! -e /tmp/end ]; do {ask}; sleep 0.1; done) > /dev/null 2>&1 &"
+        );
+        let caller = Self { meshed, client: client.to_owned() };
+        caller.sh(&begin)?;
+        Ok(caller)
+    }
+
+    fn sh(&self, command: &str) -> Result<String> {
+        self.meshed.kubectl.run(&["--namespace=shop", "exec", &self.client, "--", "sh", "-c", command])
+    }
+
+    /// How many calls were answered, and how many weren't.
+    fn counts(&self) -> Result<(usize, usize)> {
+        let count =
+            |file: &str| Ok::<_, anyhow::Error>(self.sh(&format!("cat {file} 2>/dev/null | wc -l"))?.trim().parse()?);
+        Ok((count("/tmp/answers")?, count("/tmp/lost")?))
+    }
+
+    fn stop(self) -> Result<(usize, usize)> {
+        self.sh("touch /tmp/end")?;
+        self.counts()
+    }
+}
+
+/// Pods that connect as their first act, across the wire. `MESH_FIRST_CONNECTIONS` says how many.
+fn the_first_connection_of_every_pod_is_diverted(meshed: &Meshed) -> Result<()> {
+    let pods: usize = std::env::var("MESH_FIRST_CONNECTIONS").ok().map_or(Ok(30), |count| count.parse())?;
+    let server = meshed.pod_on("web", "node-2")?;
+    let destination = SocketAddr::new(server.address, PORT);
+    let capture = meshed.capture()?;
+    meshed.kubectl.apply(&format!(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: first, namespace: shop}}\nspec:\n  completions: {pods}\n  \
+         parallelism: 5\n  backoffLimit: 0\n  template:\n    spec:\n      serviceAccountName: client\n      restartPolicy: Never\n      \
+         nodeSelector: {{kubernetes.io/hostname: node-1}}\n      terminationGracePeriodSeconds: 0\n      containers:\n      \
+         - {{name: first, image: 'localhost/box:1', imagePullPolicy: Never, command: [wget, -qO-, 'http://{destination}/page']}}\n"
+    ))?;
+    let limit = format!("--timeout={}s", 60 + 5 * pods);
+    let wait = ["--namespace=shop", "wait", "job/first", "--for=condition=Complete", &limit];
+    meshed.kubectl.run(&wait).with_context(|| logs(&meshed.kubectl))?;
+    let trace = capture.trace()?;
+    trace.all_tls13(destination)?;
+    assert!(!trace.contains(SECRET), "plaintext on the wire");
+    let flows = trace.flows_to(destination).len();
+    assert!(flows >= pods, "{flows} connections of {pods} pods");
+    meshed.kubectl.run(&["--namespace=shop", "delete", "job", "first"]).map(drop)
+}
+
+/// What a rolling update of the DaemonSet costs, counted: until agents hand over, connections fail while one is away.
+#[expect(clippy::print_stdout, reason = "what it measured is worth reading")]
+fn a_rolling_update_is_short(meshed: &Meshed) -> Result<()> {
+    let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
+    let caller = Caller::start(meshed, &client.name, SocketAddr::new(server.address, PORT))?;
+    let agents = ["--namespace=hauberk-system", "rollout"];
+    meshed.kubectl.run(&[&agents[..], &["restart", "daemonset/hauberk-agent"]].concat())?;
+    meshed.kubectl.run(&[&agents[..], &["status", "daemonset/hauberk-agent", "--timeout=120s"]].concat())?;
+    let (before, _) = caller.counts()?;
+    wait_until(PATIENCE, "calls are answered again", || Ok((caller.counts()?.0 > before + 5).then_some(())))?;
+    let (answers, lost) = caller.stop()?;
+    println!("rolling update of both agents: {answers} calls answered, {lost} refused");
+    meshed.wait_served()
+}
+
 fn nothing_changes_without_an_api_server(meshed: &Meshed) -> Result<()> {
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
-    // To get into a pod takes the API server: this client goes on by itself.
-    let ask = format!(
-        "while :; do wget -qO- http://{}:{PORT}/page >> /tmp/answers || echo lost >> /tmp/lost; sleep 0.2; done",
-        server.address
-    );
-    let begin = format!("({ask}) > /dev/null 2>&1 &");
-    meshed.kubectl.run(&["--namespace=shop", "exec", &client.name, "--", "sh", "-c", &begin])?;
+    let caller = Caller::start(meshed, &client.name, SocketAddr::new(server.address, PORT))?;
     meshed.cluster.stop_apiserver()?;
     let outage = Instant::now();
     wait_until(Duration::from_secs(60), "half a minute passes", || Ok((outage.elapsed() >= OUTAGE).then_some(())))?;
     meshed.cluster.start_apiserver()?;
     wait_until(PATIENCE, "the API server is back", || Ok(meshed.kubectl.is_ready()?.then_some(())))?;
-    let count = |file: &str| -> Result<usize> {
-        let command = format!("cat {file} 2>/dev/null | wc -l");
-        let told = meshed.kubectl.run(&["--namespace=shop", "exec", &client.name, "--", "sh", "-c", &command])?;
-        Ok(told.trim().parse()?)
-    };
-    let (answers, lost) = (count("/tmp/answers")?, count("/tmp/lost")?);
+    let (answers, lost) = caller.stop()?;
     assert!(answers > 50 && lost == 0, "{answers} answers, {lost} lost");
     // Everything catches up: what is new now is served.
-    meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/web", "--replicas=3"])?;
-    meshed.kubectl.run(&["--namespace=shop", "rollout", "status", "deployment/web", "--timeout=120s"])?;
-    meshed.wait_served()?;
-    meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/web", "--replicas=2"])?;
-    meshed.kubectl.run(&["--namespace=shop", "rollout", "status", "deployment/web", "--timeout=120s"]).map(drop)
+    for replicas in ["--replicas=3", "--replicas=2"] {
+        meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/web", replicas])?;
+        meshed.kubectl.run(&["--namespace=shop", "rollout", "status", "deployment/web", "--timeout=120s"])?;
+        meshed.wait_served()?;
+    }
+    Ok(())
 }
 
+#[expect(clippy::print_stdout, reason = "what it measured is worth reading")]
 fn a_killed_agent_leaves_its_pods_closed_and_comes_back(meshed: &Meshed) -> Result<()> {
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
     let destination = SocketAddr::new(server.address, PORT);

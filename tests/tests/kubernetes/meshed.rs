@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Output;
 
 use anyhow::{Context as _, Result};
+use mesh_tests::capture::Capture;
 use mesh_tests::cluster::{Cluster, Kubectl};
 
 const SHOP: &str = include_str!("shop.yaml");
@@ -79,6 +80,14 @@ impl Meshed {
     pub(crate) fn agent(&self, pod: &str, command: &[&str]) -> Result<String> {
         let exec = ["--namespace=hauberk-system", "exec", pod, "--", "/bin/mesh-agent"];
         self.kubectl.run(&[&exec[..], command].concat())
+    }
+
+    /// Records what crosses the wire between the two nodes.
+    pub(crate) fn capture(&self) -> Result<Capture> {
+        let [one, other] = [0, 1].map(|index| &self.cluster.nodes()[index]);
+        let (one_netns, other_netns) = (one.netns(), other.netns());
+        let ends = [(&one_netns, one.address().into()), (&other_netns, other.address().into())];
+        Capture::start(ends, "eth0")
     }
 
     /// A pod by its name.
