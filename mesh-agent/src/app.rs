@@ -80,6 +80,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         kernel: Box::new(move || counted.counters()),
         identity: Box::new(move || issuing.view()),
         audit: audit.clone(),
+        cluster: source.contact(),
     }));
     metrics.kernel_tls(data_paths.kernel().map_or(&[], |kernel| &kernel.ciphers));
     let readiness = Arc::new(Readiness::waiting(state.on_node(&node)));
@@ -100,6 +101,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         drain: drain.clone(),
         live: shared.live.clone(),
         audit,
+        cluster: source.contact(),
     };
     let socket_error = |source| RunError::AdminSocket { path: args.admin_socket.clone(), source };
     let socket = AdminSocket::bind(&args.admin_socket).map_err(socket_error)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::cluster::{Cluster, Node, Plan};
@@ -298,6 +298,13 @@ fn nothing_changes_without_an_api_server(meshed: &Meshed) -> Result<()> {
     meshed.cluster.stop_apiserver()?;
     let outage = Instant::now();
     wait_until(Duration::from_secs(60), "half a minute passes", || Ok((outage.elapsed() >= OUTAGE).then_some(())))?;
+    // How old the state is that stands, an agent says.
+    let mut scrape = meshed.cluster.nodes()[0].command("busybox")?;
+    let scraped = scrape.args(["wget", "-qO-", "http://127.0.0.1:15090/metrics"]).output().context("start wget")?;
+    let metrics = String::from_utf8_lossy(&scraped.stdout).into_owned();
+    let contact = metrics.lines().find_map(|line| line.strip_prefix("mesh_kubernetes_contact_timestamp_seconds "));
+    let contact = UNIX_EPOCH + Duration::from_secs_f64(contact.context("no contact")?.parse()?);
+    ensure!(contact.elapsed()? > OUTAGE - Duration::from_secs(11), "the API server answered {contact:?}");
     meshed.cluster.start_apiserver()?;
     wait_until(PATIENCE, "the API server is back", || Ok(meshed.kubectl.is_ready()?.then_some(())))?;
     let (answers, lost) = caller.stop()?;

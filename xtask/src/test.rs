@@ -72,6 +72,11 @@ impl Options {
                 Wanted::Kernel(series) => selection.kernels.push(*series),
             }
         }
+        if self.wanted.is_empty() && self.tests.is_empty() && !self.long {
+            // What the one between does, one of its neighbours does; all three would be half of the whole run.
+            selection.kernels = vec![vm::Series::V6_1, vm::Series::Latest];
+            return Ok((tiers, selection));
+        }
         let narrowed = !selection.kernels.is_empty() || !selection.tests.is_empty();
         if narrowed && !tiers.contains(&Tier::Vm) {
             bail!("kernels and --test are for the tier `vm`");
@@ -161,6 +166,9 @@ mod tests {
         let (tiers, selection) = options(&["vm", "6.1", "latest"]).selection().unwrap();
         assert_eq!((tiers, selection.kernels), (vec![Tier::Vm], vec![vm::Series::V6_1, vm::Series::Latest]));
         assert!(options(&["native", "6.1"]).selection().is_err());
+        let (tiers, selection) = options(&[]).selection().unwrap();
+        assert_eq!((tiers, selection.kernels), (vec![], vec![vm::Series::V6_1, vm::Series::Latest]));
+        assert!(options(&["vm"]).selection().unwrap().1.kernels.is_empty());
         assert!("6.2".parse::<Wanted>().is_err());
     }
 

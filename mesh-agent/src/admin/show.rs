@@ -8,10 +8,12 @@ pub fn status(status: &Status, style: Style) -> String {
     let ready = if status.ready { Cell("yes".to_owned(), Tone::Good) } else { bad(&status.pending.join("\n")) };
     let paths: Vec<_> = status.data_paths.iter().map(|path| format!("{}: {}", path.cipher, path.data_path)).collect();
     let config = &status.configuration;
+    let cluster = config.cluster_answered.as_ref();
+    let cluster = cluster.map(|when| format!("\nthe Kubernetes API answered last at {when}")).unwrap_or_default();
     let configuration = match &config.rejected {
-        None => Cell(format!("{} in force since {}", config.digest, config.in_force_since), Tone::Good),
+        None => Cell(format!("{} in force since {}{cluster}", config.digest, config.in_force_since), Tone::Good),
         Some(rejected) => bad(&format!(
-            "changed files rejected since {}; in force is {} of {}\n{}",
+            "changed files rejected since {}; in force is {} of {}{cluster}\n{}",
             rejected.since, config.digest, config.in_force_since, rejected.reason
         )),
     };
@@ -171,6 +173,7 @@ mod tests {
                 digest: "beef".to_owned(),
                 in_force_since: "2026-11-23T04:00:00Z".to_owned(),
                 rejected: None,
+                cluster_answered: Some("2026-11-23T06:00:00Z".to_owned()),
             },
             issuer: IssuerStatus {
                 next_expiry: Some("2026-11-24T04:00:00Z".to_owned()),
@@ -197,6 +200,7 @@ node           a, mesh-agent 0.1.0, since 2026-11-23T04:00:00Z
 mesh           mesh.test, STRICT
 ready          yes
 configuration  beef in force since 2026-11-23T04:00:00Z
+               the Kubernetes API answered last at 2026-11-23T06:00:00Z
 issuer         answers
 svids          first expires 2026-11-24T04:00:00Z; 2 issued, 0 attempts failed; 1 root trusted
 workloads      2 in the mesh, 0 waiting
@@ -215,6 +219,7 @@ audit log      record 9, signed up to 8
             Rejected { since: "2026-11-23T05:00:00Z".to_owned(), reason: "mesh.yaml: bad\nweb.yaml: bad".to_owned() };
         let mut ill = Status { ready: false, pending: vec!["demo/web: no such netns".to_owned()], ..healthy() };
         ill.configuration.rejected = Some(rejected);
+        ill.configuration.cluster_answered = None;
         ill.issuer.failing_since = Some("2026-11-23T05:01:00Z".to_owned());
         ill.audit = None;
         ill.older_connections =

@@ -70,6 +70,8 @@ pub struct Configuration {
     pub in_force_since: String,
     /// A newer one that was rejected, if the files hold one.
     pub rejected: Option<Rejected>,
+    /// When the Kubernetes API answered last; `None`: the configuration comes from files.
+    pub cluster_answered: Option<String>,
 }
 
 /// A configuration that was not taken.

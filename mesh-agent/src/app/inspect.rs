@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::explain::explained;
@@ -46,6 +47,7 @@ pub(super) struct Sources {
     pub(super) drain: Drain,
     pub(super) live: LiveConnections,
     pub(super) audit: Option<AuditHandle>,
+    pub(super) cluster: Option<watch::Receiver<Option<SystemTime>>>,
 }
 
 impl Sources {
@@ -85,6 +87,7 @@ impl Sources {
                 digest: state.digest().to_string(),
                 in_force_since: second(config.in_force_since),
                 rejected: config.rejected.map(|(since, reason)| Rejected { since: second(since), reason }),
+                cluster_answered: self.cluster.as_ref().and_then(|contact| contact.borrow().map(second)),
             },
             issuer: IssuerStatus {
                 failing_since: issuer.issuer_failing_since.map(second),

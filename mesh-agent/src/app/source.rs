@@ -74,6 +74,14 @@ impl Source {
         }
     }
 
+    /// When the cluster's API answered last, if the source is a cluster.
+    pub(super) fn contact(&self) -> Option<watch::Receiver<Option<SystemTime>>> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Cluster { source, .. } => Some(source.contact()),
+        }
+    }
+
     /// Publishes each good configuration and reports each that isn't, for ever.
     pub(super) async fn run(
         self,

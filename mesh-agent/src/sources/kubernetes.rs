@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
@@ -13,7 +13,7 @@ use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::config::{API_GROUP, API_VERSION, Cluster, ConfigErrors, KINDS, MeshConfig, Verdict};
 use crate::model::cluster::{ClusterService, Namespace, Node, ObjectName, Pod, SandboxState, Slice};
@@ -28,6 +28,8 @@ pub use ask::Members;
 use ask::Question;
 use follow::{News, follow};
 
+/// How often the API server is asked whether it is there, and how long it may take to answer.
+const ASK: Duration = Duration::from_secs(5);
 /// News that may wait: more, and the watchers wait.
 const QUEUE: usize = 1024;
 /// Changes that come within this time are taken together: a rollout changes hundreds of pods.
@@ -61,6 +63,7 @@ pub struct KubernetesSource {
     in_force: Option<MeshConfig>,
     was_rejected: bool,
     verdicts: watch::Sender<Vec<Verdict>>,
+    contact: watch::Receiver<Option<SystemTime>>,
     _watchers: JoinSet<()>,
 }
 
@@ -101,6 +104,8 @@ impl KubernetesSource {
             sender.clone(),
         ));
         watchers.spawn(follow(Api::all(client.clone()), "EndpointSlice", slice, Change::Slice, sender));
+        let (heard, contact) = watch::channel(None);
+        watchers.spawn(ask_again(client.clone(), heard));
         let (asked, questions) = mpsc::channel(QUEUE);
         let (enrolled, known) = watch::channel(BTreeSet::new());
         Self {
@@ -115,6 +120,7 @@ impl KubernetesSource {
             in_force: None,
             was_rejected: false,
             verdicts: watch::Sender::default(),
+            contact,
             _watchers: watchers,
         }
     }
@@ -137,6 +143,11 @@ impl KubernetesSource {
             }
             self.wait().await;
         }
+    }
+
+    /// When the API server answered last; `None`: never yet.
+    pub fn contact(&self) -> watch::Receiver<Option<SystemTime>> {
+        self.contact.clone()
     }
 
     /// What became of every document, always the newest.
@@ -292,6 +303,16 @@ impl KubernetesSource {
         if let Some(mistakes) = &self.cluster.set_document(kind, name, generation, document).mistakes {
             tracing::error!(target: "audit", reason = %mistakes, "document refused; its last good form stands");
         }
+    }
+}
+
+/// Asks the API server whether it is there, for ever: a watch may be silent for minutes.
+async fn ask_again(client: Client, heard: watch::Sender<Option<SystemTime>>) {
+    loop {
+        if let Ok(Ok(_)) = timeout(ASK, client.apiserver_version()).await {
+            heard.send_replace(Some(SystemTime::now()));
+        }
+        sleep(ASK).await;
     }
 }
 

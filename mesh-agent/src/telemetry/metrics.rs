@@ -15,6 +15,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use tokio::sync::watch;
+
 use super::access::Direction;
 use super::audit::AuditHandle;
 use crate::model::connection::TlsInfo;
@@ -239,13 +241,15 @@ pub struct Views {
     pub identity: Box<dyn Fn() -> IdentityView + Send + Sync>,
     /// How the audit log stands, if there is one.
     pub audit: Option<AuditHandle>,
+    /// When the Kubernetes API answered last, if the configuration comes from there.
+    pub cluster: Option<watch::Receiver<Option<SystemTime>>>,
 }
 
 #[cfg(test)]
 impl Views {
     /// Of nothing.
     pub(crate) fn none() -> Self {
-        Self { kernel: Box::new(Vec::new), identity: Box::new(IdentityView::default), audit: None }
+        Self { kernel: Box::new(Vec::new), identity: Box::new(IdentityView::default), audit: None, cluster: None }
     }
 }
 
@@ -303,6 +307,10 @@ impl Collector for Views {
             count("audit_records_lost", "Security events that the audit log had no room for", audit.lost)?;
             let writable = f64::from(audit.failing.is_none());
             gauge(&mut encoder, "audit_writable", "Whether the audit log can be written", writable)?;
+        }
+        if let Some(answered) = self.cluster.as_ref().and_then(|contact| *contact.borrow()) {
+            let help = "When the Kubernetes API answered last, in Unix time: what is in force is as old";
+            timestamp(&mut encoder, "kubernetes_contact_timestamp", help, answered)?;
         }
         let Some(expiry) = view.next_expiry else { return Ok(()) };
         let help = "When the first of this node's SVIDs expires, in Unix time";

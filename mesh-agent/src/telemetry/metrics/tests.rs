@@ -26,6 +26,7 @@ fn a_scrape_shows_every_family_with_its_unit() {
             ..IdentityView::default()
         }),
         audit: None,
+        cluster: None,
     });
     let active = metrics.opened(Direction::Inbound);
     metrics.handshake(Direction::Inbound, &session(true), Duration::from_millis(2));
