@@ -112,7 +112,7 @@ fn cargo_build(
         .args(["build", "--locked", "--release", "--package", "mesh-ebpf", "--bin", "mesh-ebpf"])
         .args(["--target", target, "--target-dir"])
         .arg(target_dir)
-        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(arch))
+        .env("CARGO_ENCODED_RUSTFLAGS", rust_flags(arch, &places(workspace, target_dir)))
         .stdin(Stdio::null());
     if let Compiler::Nightly = toolchain.compiler {
         command.args(["-Z", "build-std=core"]);
@@ -120,10 +120,23 @@ fn cargo_build(
     command
 }
 
+/// Where sources and results are, and what the object's debug information calls it: the same commit gives the same bytes
+/// wherever it is built. The last that fits counts, and the target directory is usually inside the workspace.
+fn places(workspace: &Path, target_dir: &Path) -> Vec<(PathBuf, &'static str)> {
+    let home = || std::env::home_dir().map(|home| home.join(".cargo"));
+    let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home);
+    // As the compiler sees it, whatever leads there.
+    let workspace = workspace.canonicalize().unwrap_or_else(|_unreadable| workspace.to_owned());
+    let known = [(workspace, "/hauberk"), (target_dir.to_owned(), "/target")];
+    known.into_iter().chain(cargo.map(|cargo| (cargo, "/cargo"))).collect()
+}
+
 /// BTF needs full debug information, and `aya-ebpf` picks its register layout by `bpf_target_arch`.
-fn rust_flags(arch: &str) -> String {
-    [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"]
-        .join(&FLAG_SEPARATOR.to_string())
+fn rust_flags(arch: &str, places: &[(PathBuf, &str)]) -> String {
+    let mut flags: Vec<_> =
+        [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2", "-Clink-arg=--btf"].map(str::to_owned).into();
+    flags.extend(places.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
+    flags.join(&FLAG_SEPARATOR.to_string())
 }
 
 #[cfg(test)]
@@ -139,6 +152,9 @@ mod tests {
 
     #[test]
     fn flags_name_the_architecture_and_ask_for_btf() {
-        assert_eq!(rust_flags("x86_64"), "--cfg=bpf_target_arch=\"x86_64\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf");
+        let flags = "--cfg=bpf_target_arch=\"x86_64\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf";
+        assert_eq!(rust_flags("x86_64", &[]), flags);
+        let hidden = format!("{flags}\x1f--remap-path-prefix=/w=/hauberk");
+        assert_eq!(rust_flags("x86_64", &[("/w".into(), "/hauberk")]), hidden);
     }
 }
