@@ -2,24 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::cluster::{Cluster, Node, Plan};
 use mesh_tests::wait::wait_until;
-use rustix::process::Pid;
 
 #[path = "kubernetes/meshed.rs"]
 mod meshed;
+#[path = "kubernetes/outages.rs"]
+mod outages;
 
 use meshed::{Meshed, logs, manifests};
+use outages::{
+    a_killed_agent_leaves_its_pods_closed_and_comes_back, a_rolling_update_is_short,
+    nothing_changes_without_an_api_server, the_first_connection_of_every_pod_is_diverted,
+};
 
 /// How long pods may take to be there, on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long the API server is away.
-const OUTAGE: Duration = Duration::from_secs(30);
 /// What every page of the application has.
 const SECRET: &str = "a-secret-page";
 const POLICIES: &str = "authorizationpolicies.mesh.hauberk.dev";
@@ -40,6 +42,7 @@ fn the_mesh_on_a_cluster() -> Result<()> {
     the_api_server_refuses_what_is_wrong(&meshed)?;
     an_agent_answers_through_kubectl_exec(&meshed)?;
     a_deleted_pods_identity_ends(&meshed)?;
+    one_signing_service_takes_over_from_another(&meshed)?;
     the_first_connection_of_every_pod_is_diverted(&meshed)?;
     a_rolling_update_is_short(&meshed)?;
     nothing_changes_without_an_api_server(&meshed)?;
@@ -220,143 +223,18 @@ fn a_deleted_pods_identity_ends(meshed: &Meshed) -> Result<()> {
     Ok(())
 }
 
-/// Calls the server again and again, by itself: to get into a pod takes the API server.
-struct Caller<'m> {
-    meshed: &'m Meshed,
-    client: String,
-}
-
-impl<'m> Caller<'m> {
-    fn start(meshed: &'m Meshed, client: &str, server: SocketAddr) -> Result<Self> {
-        let ask = format!("wget -qO- http://{server}/page > /dev/null && echo >> /tmp/answers || echo >> /tmp/lost");
-        let begin = format!(
-            "rm -f /tmp/answers /tmp/lost /tmp/end; (while [ ! -e /tmp/end ]; do {ask}; sleep 0.1; done) > /dev/null 2>&1 &"
-        );
-        let caller = Self { meshed, client: client.to_owned() };
-        caller.sh(&begin)?;
-        Ok(caller)
-    }
-
-    fn sh(&self, command: &str) -> Result<String> {
-        self.meshed.kubectl.run(&["--namespace=shop", "exec", &self.client, "--", "sh", "-c", command])
-    }
-
-    /// How many calls were answered, and how many weren't.
-    fn counts(&self) -> Result<(usize, usize)> {
-        let count =
-            |file: &str| Ok::<_, anyhow::Error>(self.sh(&format!("cat {file} 2>/dev/null | wc -l"))?.trim().parse()?);
-        Ok((count("/tmp/answers")?, count("/tmp/lost")?))
-    }
-
-    fn stop(self) -> Result<(usize, usize)> {
-        self.sh("touch /tmp/end")?;
-        self.counts()
-    }
-}
-
-/// Pods that connect as their first act, across the wire. `MESH_FIRST_CONNECTIONS` says how many.
-fn the_first_connection_of_every_pod_is_diverted(meshed: &Meshed) -> Result<()> {
-    let pods: usize = std::env::var("MESH_FIRST_CONNECTIONS").ok().map_or(Ok(30), |count| count.parse())?;
-    let server = meshed.pod_on("web", "node-2")?;
-    let destination = SocketAddr::new(server.address, PORT);
-    let capture = meshed.capture()?;
-    meshed.kubectl.apply(&format!(
-        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: first, namespace: shop}}\nspec:\n  completions: {pods}\n  \
-         parallelism: 5\n  backoffLimit: 0\n  template:\n    spec:\n      serviceAccountName: client\n      restartPolicy: Never\n      \
-         nodeSelector: {{kubernetes.io/hostname: node-1}}\n      terminationGracePeriodSeconds: 0\n      containers:\n      \
-         - {{name: first, image: 'localhost/box:1', imagePullPolicy: Never, command: [wget, -qO-, 'http://{destination}/page']}}\n"
-    ))?;
-    let limit = format!("--timeout={}s", 60 + 5 * pods);
-    let wait = ["--namespace=shop", "wait", "job/first", "--for=condition=Complete", &limit];
-    meshed.kubectl.run(&wait).with_context(|| logs(&meshed.kubectl))?;
-    let trace = capture.trace()?;
-    trace.all_tls13(destination)?;
-    assert!(!trace.contains(SECRET), "plaintext on the wire");
-    let flows = trace.flows_to(destination).len();
-    assert!(flows >= pods, "{flows} connections of {pods} pods");
-    meshed.kubectl.run(&["--namespace=shop", "delete", "job", "first"]).map(drop)
-}
-
-/// What a rolling update of the DaemonSet costs, counted: until agents hand over, connections fail while one is away.
-#[expect(clippy::print_stdout, reason = "what it measured is worth reading")]
-fn a_rolling_update_is_short(meshed: &Meshed) -> Result<()> {
-    let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
-    let caller = Caller::start(meshed, &client.name, SocketAddr::new(server.address, PORT))?;
-    let agents = ["--namespace=hauberk-system", "rollout"];
-    meshed.kubectl.run(&[&agents[..], &["restart", "daemonset/hauberk-agent"]].concat())?;
-    meshed.kubectl.run(&[&agents[..], &["status", "daemonset/hauberk-agent", "--timeout=120s"]].concat())?;
-    let (before, _) = caller.counts()?;
-    wait_until(PATIENCE, "calls are answered again", || Ok((caller.counts()?.0 > before + 5).then_some(())))?;
-    let (answers, lost) = caller.stop()?;
-    println!("rolling update of both agents: {answers} calls answered, {lost} refused");
-    meshed.wait_served()
-}
-
-fn nothing_changes_without_an_api_server(meshed: &Meshed) -> Result<()> {
-    let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
-    let caller = Caller::start(meshed, &client.name, SocketAddr::new(server.address, PORT))?;
-    meshed.cluster.stop_apiserver()?;
-    let outage = Instant::now();
-    wait_until(Duration::from_secs(60), "half a minute passes", || Ok((outage.elapsed() >= OUTAGE).then_some(())))?;
-    // How old the state is that stands, an agent says.
-    let mut scrape = meshed.cluster.nodes()[0].command("busybox")?;
-    let scraped = scrape.args(["wget", "-qO-", "http://127.0.0.1:15090/metrics"]).output().context("start wget")?;
-    let metrics = String::from_utf8_lossy(&scraped.stdout).into_owned();
-    let contact = metrics.lines().find_map(|line| line.strip_prefix("mesh_kubernetes_contact_timestamp_seconds "));
-    let contact = UNIX_EPOCH + Duration::from_secs_f64(contact.context("no contact")?.parse()?);
-    ensure!(contact.elapsed()? > OUTAGE - Duration::from_secs(11), "the API server answered {contact:?}");
-    meshed.cluster.start_apiserver()?;
-    wait_until(PATIENCE, "the API server is back", || Ok(meshed.kubectl.is_ready()?.then_some(())))?;
-    let (answers, lost) = caller.stop()?;
-    assert!(answers > 50 && lost == 0, "{answers} answers, {lost} lost");
-    // Everything catches up: what is new now is served.
-    for replicas in ["--replicas=3", "--replicas=2"] {
-        meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/web", replicas])?;
-        meshed.kubectl.run(&["--namespace=shop", "rollout", "status", "deployment/web", "--timeout=120s"])?;
-        meshed.wait_served()?;
-    }
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "what it measured is worth reading")]
-fn a_killed_agent_leaves_its_pods_closed_and_comes_back(meshed: &Meshed) -> Result<()> {
-    let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
-    let destination = SocketAddr::new(server.address, PORT);
-    let pods = meshed.cluster.nodes()[1].cgroup().join("kubepods");
-    let agents: Vec<_> = processes_below(&pods)?.into_iter().filter(|pid| is_agent(*pid)).collect();
-    ensure!(agents.len() == 1, "agents on the node: {agents:?}");
-    rustix::process::kill_process(agents[0], rustix::process::Signal::KILL).context("kill the agent")?;
-    let (mut refused, mut answered) = (0, 0);
-    wait_until(PATIENCE, "the agent is back", || {
-        let answer = meshed.fetch("shop", &client.name, destination)?;
-        if answer.status.success() {
-            answered += 1
-        } else {
-            refused += 1
-        }
-        // A stranger never gets through, whoever is alive.
-        let stranger = meshed.fetch("elsewhere", "stranger", destination)?;
-        assert!(!stranger.status.success(), "{stranger:?}");
-        Ok((answered >= 3).then_some(()))
-    })?;
-    println!("killed agent: {refused} calls refused until it was back");
-    meshed.wait_served()
-}
-
-fn is_agent(pid: Pid) -> bool {
-    let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
-    name.trim_end() == "mesh-agent"
-}
-
-fn processes_below(cgroup: &Path) -> Result<Vec<Pid>> {
-    let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    let mut all: Vec<_> = text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect();
-    for entry in std::fs::read_dir(cgroup).with_context(|| format!("list {}", cgroup.display()))?.flatten() {
-        if entry.path().is_dir() {
-            all.extend(processes_below(&entry.path())?);
-        }
-    }
-    Ok(all)
+/// Both sign with the key of the Secret; who holds the Lease writes the documents' status.
+fn one_signing_service_takes_over_from_another(meshed: &Meshed) -> Result<()> {
+    let system = "--namespace=hauberk-system";
+    meshed.kubectl.run(&[system, "scale", "deployment/hauberk-ca", "--replicas=2"])?;
+    meshed.kubectl.run(&[system, "rollout", "status", "deployment/hauberk-ca", "--timeout=60s"])?;
+    let holder =
+        || meshed.kubectl.run(&[system, "get", "lease", "hauberk-ca", "--output=jsonpath={.spec.holderIdentity}"]);
+    let first = holder()?;
+    meshed.kubectl.run(&[system, "delete", "pod", &first, "--wait=false"])?;
+    wait_until(PATIENCE, "the other one leads", || Ok((holder()? != first).then_some(())))?;
+    meshed.kubectl.run(&[system, "scale", "deployment/hauberk-ca", "--replicas=1"])?;
+    meshed.kubectl.run(&[system, "rollout", "status", "deployment/hauberk-ca", "--timeout=60s"]).map(drop)
 }
 
 /// What the mesh could leave on a node: programs, pins, links, CNI files, sockets, rules.
