@@ -31,6 +31,7 @@ mod audit;
 pub mod authority;
 pub mod check;
 mod cni;
+pub mod doctor;
 mod error;
 pub mod explain;
 pub mod inspect;

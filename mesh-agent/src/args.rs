@@ -10,10 +10,12 @@ use crate::telemetry::log::LogFormat;
 
 pub mod audit;
 pub mod cni;
+pub mod doctor;
 pub mod inspect;
 
 use audit::{AuditArgs, AuditCommand};
 use cni::{CniArgs, CniPlace};
+use doctor::DoctorArgs;
 use inspect::{ADMIN_SOCKET, ExplainArgs, InspectArgs, Output};
 
 /// Node agent of the Hauberk service mesh: mutual TLS between workloads without sidecars.
@@ -52,6 +54,8 @@ pub enum Command {
     /// Say what would become of a connection, and which policy decides: by what the agent has in force, or by the documents of
     /// a directory. Exit code 1: denied; 2: there is nothing to explain.
     Explain(ExplainArgs),
+    /// Say whether this node, and its cluster, are fit for the mesh, before and after it is installed. Exit code 1: they are not.
+    Check(DoctorArgs),
     /// Look at configuration and policy without an agent.
     #[command(subcommand)]
     Policy(PolicyCommand),

@@ -7,7 +7,8 @@ mod clsact;
 mod events;
 mod maps;
 mod object;
+pub mod support;
 
 pub use events::Denial;
 pub use maps::Maps;
-pub use object::{BpfError, Kernel};
+pub use object::{BpfError, Kernel, check_bpffs};

@@ -16,6 +16,7 @@ use crate::model::workload::PodUid;
 
 pub mod ca;
 mod conditions;
+pub mod doctor;
 mod lease;
 
 /// How often it is asked who is left.

@@ -63,6 +63,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             print(&checked.text)?;
             return Ok(ExitCode::from(checked.code));
         }
+        Command::Check(args) => {
+            let examined = runtime()?.block_on(app::doctor::examine(&args))?;
+            print(&examined.text)?;
+            return Ok(if examined.fit { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Explain(args) => {
             let asked = ExplainRequest { source: args.source, destination: args.destination };
             let InspectArgs { admin_socket, output } = args.inspect;

@@ -261,7 +261,7 @@ pub(super) fn in_form(
 }
 
 /// Colours and a limit of the width are for a terminal only; NO_COLOR (no-color.org) is honoured.
-fn style_of_stdout() -> Style {
+pub(super) fn style_of_stdout() -> Style {
     let stdout = std::io::stdout();
     if !stdout.is_terminal() {
         return Style::default();

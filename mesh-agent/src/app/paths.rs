@@ -36,7 +36,7 @@ pub(super) fn choose_data_paths(state: &MeshState) -> Result<DataPaths, DataPath
 }
 
 /// What is known against this kernel's TLS, by its version.
-fn known_defects() -> impl Iterator<Item = &'static KernelDefect> {
+pub(super) fn known_defects() -> impl Iterator<Item = &'static KernelDefect> {
     let name = rustix::system::uname();
     let version = parse_version(&name.release().to_string_lossy(), &name.version().to_string_lossy());
     version.into_iter().flat_map(defects_of)

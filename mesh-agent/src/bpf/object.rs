@@ -143,7 +143,8 @@ impl Kernel {
 }
 
 /// Looks at the nearest directory that exists, so that nothing is made on a disk.
-fn check_bpffs(bpffs: &Path) -> Result<(), BpfError> {
+/// Whether pins can be made in this directory: it, or what will hold it, is on a bpf file system.
+pub fn check_bpffs(bpffs: &Path) -> Result<(), BpfError> {
     let existing = bpffs.ancestors().find(|path| path.exists()).unwrap_or(bpffs);
     let kind = rustix::fs::statfs(existing).map_err(|errno| pin_error("read", existing)(errno.into()))?.f_type;
     match u64::try_from(kind) {

@@ -1,0 +1,148 @@
+//! What the cluster's API server says.
+
+use super::{Finding, told};
+use crate::app::NAMESPACE;
+use crate::config::{API_GROUP, API_VERSION, KINDS};
+use crate::kubernetes::doctor::{Rights, ServerView};
+use crate::kubernetes::{Kubernetes, KubernetesError};
+
+/// The agents' service account.
+const AGENT: &str = "hauberk-agent";
+/// Tells that this is a pod (kubernetes.io, "Accessing the API from within a Pod").
+const IN_POD: &str = "KUBERNETES_SERVICE_HOST";
+/// Since then a token names the node of its pod, by which the CA knows an agent.
+const OLDEST: (u32, u32) = (1, 32);
+/// Certificates are dated back by a minute, unless the Mesh says otherwise: a clock that is further off sees them as not valid yet.
+const FAR_OFF_SECONDS: i64 = 60;
+/// HTTP tells whole seconds, and the answer takes its time.
+const OFF_SECONDS: i64 = 3;
+const INSTALL: &str = "kubectl apply -k deploy/overlays/production (or dev)";
+
+pub(super) async fn findings() -> Vec<Finding> {
+    let in_pod = std::env::var_os(IN_POD).is_some() && std::env::var_os("KUBECONFIG").is_none();
+    let kubernetes = match Kubernetes::connect().await {
+        Ok(kubernetes) if in_pod => kubernetes,
+        Ok(kubernetes) => kubernetes.in_namespace(NAMESPACE),
+        Err(error) => return vec![unreachable(&error)],
+    };
+    let server = match kubernetes.server().await {
+        Ok(server) => server,
+        Err(error) => return vec![unreachable(&error)],
+    };
+    let mut findings = vec![version(&server), clock(server.ahead_seconds)];
+    findings.push(match kubernetes.served_kinds().await {
+        Ok(served) => kinds(|plural| served.contains(plural), in_pod),
+        Err(error) => Finding::fail("CRDs", told(&error), INSTALL),
+    });
+    // Elsewhere than in an agent's pod somebody else asks, in its name.
+    let user = format!("system:serviceaccount:{NAMESPACE}:{AGENT}");
+    findings.push(match kubernetes.rights((!in_pod).then_some(&*user)).await {
+        Ok(rights) => rbac(&rights, in_pod),
+        Err(error) => Finding::warn("RBAC", told(&error), "ask as somebody who may create subjectaccessreviews"),
+    });
+    findings
+}
+
+fn unreachable(error: &KubernetesError) -> Finding {
+    let check = "API server";
+    match error {
+        KubernetesError::Config(_) => {
+            Finding::fail(check, "neither a service account nor a kubeconfig", "set KUBECONFIG")
+        }
+        _ => Finding::fail(check, told(error), "it must be reachable from here: routes, firewalls, its certificate"),
+    }
+}
+
+fn version(server: &ServerView) -> Finding {
+    let mut numbers = server.version.trim_start_matches('v').split('.').map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < OLDEST => {
+            let remedy =
+                format!("Kubernetes {}.{} or newer: the CA can't tell an agent's node before", OLDEST.0, OLDEST.1);
+            Finding::fail("API server", &server.version, remedy)
+        }
+        _ => Finding::ok("API server", &server.version),
+    }
+}
+
+fn clock(ahead_seconds: Option<i64>) -> Finding {
+    let remedy = "synchronise the clocks of this machine and of the control plane (NTP)";
+    match ahead_seconds {
+        None => Finding::warn("clock", "the API server doesn't tell the time", "compare the clocks yourself"),
+        Some(ahead) if ahead.abs() >= FAR_OFF_SECONDS => {
+            Finding::fail("clock", format!("the API server's is {ahead} s ahead"), remedy)
+        }
+        Some(ahead) if ahead.abs() >= OFF_SECONDS => {
+            Finding::warn("clock", format!("the API server's is {ahead} s ahead"), remedy)
+        }
+        Some(_) => Finding::ok("clock", format!("less than {OFF_SECONDS} s from the API server's")),
+    }
+}
+
+fn kinds(is_served: impl Fn(&str) -> bool, installed: bool) -> Finding {
+    let missing: Vec<_> = KINDS.iter().map(|(_, plural)| *plural).filter(|plural| !is_served(plural)).collect();
+    let what = format!("{API_GROUP}/{API_VERSION}");
+    if missing.is_empty() {
+        return Finding::ok("CRDs", format!("{} kinds of {what}", KINDS.len()));
+    }
+    if missing.len() == KINDS.len() && !installed {
+        return Finding::warn("CRDs", format!("none of {what}: the mesh isn't installed"), INSTALL);
+    }
+    Finding::fail("CRDs", format!("{what} has no {}", missing.join(", ")), "kubectl apply -k deploy/crds")
+}
+
+fn rbac(rights: &Rights, installed: bool) -> Finding {
+    let Rights { asked, missing } = rights;
+    if missing.is_empty() {
+        return Finding::ok("RBAC", format!("the agents have all {asked} rights that they need"));
+    }
+    if missing.len() == *asked && !installed {
+        return Finding::warn("RBAC", "the agents have no rights: the mesh isn't installed", INSTALL);
+    }
+    Finding::fail(
+        "RBAC",
+        format!("the agents may not {}", missing.join(", ")),
+        "apply deploy/base/agent-rbac.yaml again",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn what_is_not_installed_is_a_warning_and_half_of_it_a_failure() {
+        assert_eq!(kinds(|_| true, true).state, State::Ok);
+        assert_eq!(kinds(|_| false, false).state, State::Warn);
+        assert_eq!(kinds(|_| false, true).state, State::Fail);
+        let half = kinds(|plural| plural != "meshes", false);
+        assert_eq!((half.state, half.found.contains("meshes")), (State::Fail, true), "{half:?}");
+        let rights = |missing: &[&str]| Rights { asked: 2, missing: missing.iter().map(|&of| of.to_owned()).collect() };
+        assert_eq!(rbac(&rights(&[]), true).state, State::Ok);
+        assert_eq!(rbac(&rights(&["get pods", "list pods"]), false).state, State::Warn);
+        assert_eq!(rbac(&rights(&["get pods"]), false).state, State::Fail);
+        assert_eq!(rbac(&rights(&["get pods", "list pods"]), true).state, State::Fail);
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_told_by_how_much() {
+        assert_eq!(clock(Some(-1)).state, State::Ok);
+        assert_eq!(clock(Some(20)).state, State::Warn);
+        let far = clock(Some(-300));
+        assert_eq!((far.state, far.found.contains("-300 s")), (State::Fail, true));
+        assert_eq!(clock(None).state, State::Warn);
+    }
+
+    #[test]
+    fn an_old_api_server_cannot_tell_an_agents_node() {
+        let of = |version: &str| version_state(version);
+        assert_eq!(of("v1.31.9"), State::Fail);
+        assert_eq!(of("v1.32.0-gke.1"), State::Ok);
+        assert_eq!(of("unknown"), State::Ok);
+    }
+
+    fn version_state(version: &str) -> State {
+        super::version(&ServerView { version: version.to_owned(), ahead_seconds: None }).state
+    }
+}
