@@ -6,6 +6,7 @@
 mod components;
 mod control;
 mod kubectl;
+mod meshed;
 mod network;
 mod node;
 mod node_files;
@@ -19,6 +20,7 @@ use anyhow::{Context as _, Result, ensure};
 
 pub use components::{Go, program};
 pub use kubectl::Kubectl;
+pub use meshed::{Meshed, Pod, SHOP, image_from_environment, logs, manifests};
 pub use node::Node;
 pub use remove::{exists, remains, remove};
 
@@ -166,6 +168,11 @@ impl Cluster {
     /// Gives every node the images of OCI archives.
     pub fn load(&self, archives: &[PathBuf]) -> Result<()> {
         self.nodes.iter().try_for_each(|node| node.load(archives))
+    }
+
+    /// The requests of the mesh's own parts so far, as the API server's audit log has them, one JSON object a line.
+    pub fn audit_log(&self) -> Result<String> {
+        std::fs::read_to_string(control::AUDIT_LOG).with_context(|| format!("read {}", control::AUDIT_LOG))
     }
 
     /// Kills the API server; etcd and all else go on.

@@ -14,6 +14,18 @@ use crate::wait::wait_until;
 const ETCD: &str = "http://127.0.0.1:2379";
 const API: &str = "kube-apiserver";
 
+/// What the API server writes down: every request of the mesh's own parts, without its content.
+const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  users: ['system:serviceaccount:hauberk-system:hauberk-agent', 'system:serviceaccount:hauberk-system:hauberk-ca']
+- level: None
+";
+/// Where.
+pub(super) const AUDIT_LOG: &str = "/var/lib/hauberk-k8s/log/audit.jsonl";
+
 /// The control plane that runs here.
 #[derive(Clone, Debug)]
 pub(super) struct Control {
@@ -45,8 +57,12 @@ impl Control {
     /// Starts the API server.
     pub(super) fn start_apiserver(&self) -> Result<()> {
         let pki = format!("{STATE}/pki");
+        let policy = format!("{STATE}/audit-policy.yaml");
+        std::fs::write(&policy, AUDIT_POLICY).with_context(|| format!("write {policy}"))?;
         let arguments = format!(
             "--etcd-servers={ETCD}
+            --audit-policy-file={policy}
+            --audit-log-path={AUDIT_LOG}
             --bind-address={API_SERVER}
             --advertise-address={API_SERVER}
             --secure-port={API_PORT}
