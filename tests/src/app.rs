@@ -23,7 +23,8 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 
-use crate::demo::{self, DemoOptions};
+use crate::cluster::{self, Plan};
+use crate::demo::{self, DemoOptions, kubernetes::ClusterDemo};
 
 pub use act::{Step, pattern_sum};
 pub use mix::{Job, Kind, Outcome, Tally};
@@ -158,6 +159,9 @@ enum Arguments {
     Demo {
         #[arg(long)]
         agent: PathBuf,
+        /// On a cluster, of what the Kubernetes tier hands over.
+        #[arg(long)]
+        kubernetes: bool,
     },
     /// Makes all kinds of connections until killed, and prints running totals.
     Mix {
@@ -243,7 +247,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Arguments::Act { to, from, steps } => act::connect(to, from, &steps),
         Arguments::ActServe { port, steps } => act::listen(port, &steps),
         Arguments::Burst { to, count, parallel } => burst::run(&to, count, parallel),
-        Arguments::Demo { agent } => return demo::run(&agent, DemoOptions { check: true, keep: false }),
+        Arguments::Demo { agent, kubernetes } => return play(agent, kubernetes),
         Arguments::Call { to, say, greeted, mapped } => report(&client::call(to, &say, greeted, mapped)),
         Arguments::HalfOpen { to, count } => burst::half_open(to, count),
         Arguments::Mix { jobs } => mix::run(&jobs),
@@ -257,6 +261,15 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Arguments::UdpServe { address, port } => udp::serve(SocketAddr::new(address, port)),
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn play(agent: PathBuf, kubernetes: bool) -> Result<ExitCode> {
+    let options = DemoOptions { check: true, keep: false };
+    if !kubernetes {
+        return demo::run(&agent, options);
+    }
+    let demo = ClusterDemo { plan: Plan::from_environment(2)?, image: cluster::image_from_environment()?, agent };
+    demo::kubernetes::run(&demo, options)
 }
 
 /// Prints one line at once: somebody may be waiting for it.

@@ -5,6 +5,7 @@
 
 mod application;
 mod keep;
+pub mod kubernetes;
 mod scenes;
 mod story;
 

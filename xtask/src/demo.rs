@@ -4,10 +4,10 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use mesh_tests::demo::{self, DemoOptions};
+use mesh_tests::demo::{self, DemoOptions, kubernetes::ClusterDemo};
 
 use crate::{
-    build, process,
+    build, cluster, image, process,
     setup::{self, Purpose},
     workspace,
 };
@@ -21,15 +21,29 @@ pub(crate) struct Options {
     /// Leave the mesh running until Ctrl-C
     #[arg(long)]
     keep: bool,
+    /// On a Kubernetes cluster of two nodes, brought up for it
+    #[arg(long)]
+    kubernetes: bool,
 }
 
 impl Options {
     pub(crate) fn run(&self) -> Result<ExitCode> {
+        let options = DemoOptions { check: self.check, keep: self.keep };
+        if self.kubernetes {
+            return on_cluster(options);
+        }
         setup::ensure(Purpose::Run)?;
         let built = build::build(true)?;
         build_test_program()?;
-        demo::run(&built.agent, DemoOptions { check: self.check, keep: self.keep })
+        demo::run(&built.agent, options)
     }
+}
+
+fn on_cluster(options: DemoOptions) -> Result<ExitCode> {
+    let cluster = cluster::build()?;
+    let written = image::write(&image::default_name(), &image::default_archive()?)?;
+    let demo = ClusterDemo { plan: cluster.plan(2, &[]), image: written.archive, agent: written.agent };
+    demo::kubernetes::run(&demo, options)
 }
 
 /// Builds what runs inside the pods, in this program's own profile: the demo looks for it beside this program.
