@@ -133,13 +133,15 @@ pub(crate) const NATIVE_BUILD: [&str; 8] =
     ["test", "--locked", "--release", "--package=mesh-tests", "--lib", "--tests", "--features", "native"];
 // One test at a time: they share two cores with the agents that they wait for.
 const NATIVE_RUN: [&str; 2] = ["--", "--test-threads=1"];
-const KUBERNETES: [&str; 10] = [
+const KUBERNETES: [&str; 12] = [
     "test",
     "--locked",
     "--release",
     "--package=mesh-tests",
     "--test=cluster",
     "--test=kubernetes",
+    "--test=manifests",
+    "--test=demo_kubernetes",
     "--test=cni",
     "--features=kubernetes",
     "--",
