@@ -97,7 +97,7 @@ impl Source {
                         let (digest, workloads) = (&taken.config.digest, taken.config.workloads.len());
                         tracing::info!(target: "audit", %digest, workloads, "changed configuration taken");
                     }
-                    publisher.publish(MeshState::new(taken.config));
+                    publisher.publish(MeshState::after(taken.config, Some(&publisher.snapshot())));
                     uninstall.send_if_modified(|known| {
                         std::mem::replace(known, source.cluster().is_uninstalled()) != source.cluster().is_uninstalled()
                     });

@@ -95,7 +95,8 @@ fn a_pod_has_its_service_accounts_identity_and_leaves_with_its_end() {
     assert_eq!((web.uid.as_str(), web.node.as_str(), web.announced), ("shop/web", "a", true));
     assert_eq!(config.mesh.pod_ranges, ["10.1.1.0/24".parse().unwrap()]);
     assert_eq!(addresses(&mut cluster), (vec!["10.1.1.2".to_owned()], vec!["10.1.1.3".to_owned()]));
-    cluster.pods().values_mut().for_each(|pod| pod.finished = true);
+    let all: Vec<_> = cluster.pods().iter().map(|(name, pod)| (name.clone(), pod.clone())).collect();
+    cluster.pods().replace(all.into_iter().map(|(name, pod)| (name, Pod { finished: true, ..pod })));
     assert_eq!(addresses(&mut cluster), (vec![], vec![]));
 }
 
@@ -165,4 +166,80 @@ fn documents_that_do_not_go_together_are_refused_by_name() {
 fn without_a_mesh_there_is_no_configuration() {
     let error = Cluster::new("hauberk-system", None).config().unwrap_err().to_string();
     assert_eq!(error, "no Mesh object in the configuration, exactly one is needed");
+}
+
+#[test]
+fn what_is_made_of_a_pod_stays_until_something_of_it_changes() {
+    let mut cluster = cluster();
+    let address = |number: u32| std::net::Ipv4Addr::from(0x0a02_0000 + number).to_string();
+    let numbered = |number: u32| (name("shop", &format!("web-{number}")), pod(&address(number)));
+    cluster.nodes().replace([]);
+    cluster.pods().replace((0..10_000).map(numbered));
+    let lowered = |cluster: &mut Cluster| {
+        let before = cluster.made.lowered;
+        assert_eq!(cluster.config().unwrap().workloads.len(), 10_000);
+        assert!(!cluster.has_changed());
+        cluster.made.lowered - before
+    };
+    assert_eq!(lowered(&mut cluster), 10_000);
+    assert_eq!(lowered(&mut cluster), 0);
+    let (name, pod) = numbered(4711);
+    cluster.pods().insert(name.clone(), pod.clone());
+    assert_eq!(lowered(&mut cluster), 0, "an equal pod is no change");
+    cluster.pods().insert(name, Pod { served: false, ..pod });
+    assert_eq!(lowered(&mut cluster), 1);
+}
+
+#[test]
+fn who_shares_an_address_gets_it_back_when_the_other_leaves() {
+    let mut cluster = cluster();
+    cluster.pods().insert(name("shop", "web"), pod("10.1.1.2"));
+    assert_eq!(addresses(&mut cluster).0, ["10.1.1.2"]);
+    let both = vec!["10.1.1.2".parse().unwrap(), "10.1.1.3".parse().unwrap()];
+    cluster.pods().insert(name("shop", "thief"), Pod { addresses: both, ..pod("10.1.1.3") });
+    assert_eq!(addresses(&mut cluster).0, ["10.1.1.3"]);
+    cluster.pods().insert(name("shop", "thief"), pod("10.1.1.3"));
+    assert_eq!(addresses(&mut cluster).0, ["10.1.1.3", "10.1.1.2"]);
+    assert!(cluster.contested().is_empty());
+}
+
+/// What is kept from before must be what a new cluster of the same objects makes.
+#[test]
+fn changes_one_after_the_other_make_what_all_make_at_once() {
+    let mut state = 7_u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut grown = cluster();
+    for _ in 0..400 {
+        let who = name(["shop", "free", "other"][random(3) as usize], &format!("p{}", random(6)));
+        let address: IpAddr = format!("10.1.{}.{}", 1 + random(2), 2 + random(5)).parse().unwrap();
+        let uid = PodUid::parse(&format!("u{}", random(8))).unwrap();
+        match random(8) {
+            0 => grown.pods().remove(&who),
+            1 => grown.sandboxes().insert(uid, SandboxState::Runs(vec![address])),
+            2 => grown.sandboxes().insert(uid, SandboxState::Ended),
+            3 => grown.sandboxes().remove(&uid),
+            4 => {
+                let enrolled = Namespace { enrolled: random(2) == 0, ..Namespace::default() };
+                grown.namespaces().insert("other".to_owned(), enrolled);
+            }
+            5 => {
+                let pod_ranges = vec![format!("10.1.{}.0/24", 1 + random(2)).parse().unwrap()];
+                grown.nodes().insert(NodeName::new("a"), Node { pod_ranges, zone: None });
+            }
+            _ => {
+                let finished = random(5) == 0;
+                grown.pods().insert(who, Pod { uid, finished, addresses: vec![address], ..pod("10.1.1.2") });
+            }
+        }
+        let mut fresh = cluster();
+        fresh.namespaces().replace(grown.namespaces.iter().map(|(name, known)| (name.clone(), *known)));
+        fresh.nodes().replace(grown.nodes.iter().map(|(name, known)| (name.clone(), known.clone())));
+        fresh.pods().replace(grown.pods.iter().map(|(name, known)| (name.clone(), known.clone())));
+        fresh.sandboxes().replace(grown.sandboxes.iter().map(|(uid, known)| (uid.clone(), known.clone())));
+        assert_eq!(grown.config().unwrap(), fresh.config().unwrap());
+        assert_eq!(grown.contested(), fresh.contested());
+    }
 }
