@@ -126,7 +126,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let watching = Arc::clone(&metrics);
     let (uninstall, uninstalled) = watch::channel(false);
     let (left, traces) = (Arc::new(AtomicBool::new(false)), traces(&args));
-    if let (Some(members), Some(kubernetes)) = (source.members(), kubernetes) {
+    if let (Some(members), Some(barred), Some(kubernetes)) = (source.members(), source.barred(), kubernetes) {
         let facts = cni::Facts {
             sandboxes: sandboxes.clone(),
             readiness: Arc::clone(&readiness),
@@ -140,7 +140,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         let left = Arc::clone(&left);
         let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled, plugin_left, left);
         tasks.spawn(async move { Ok(withdrawn.await?) });
-        let announced = source::announce(kubernetes, Arc::clone(&readiness));
+        let announced = source::announce(kubernetes, Arc::clone(&readiness), barred);
         tasks.spawn(async move { match announced.await {} });
     }
     tasks.spawn(async move { match source.run(publisher, watching, uninstall).await {} });

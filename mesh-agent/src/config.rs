@@ -38,7 +38,7 @@ mod walk;
 mod workload;
 
 use assemble::{Assembly, Place};
-pub use cluster::{Cluster, Membership, Verdict};
+pub use cluster::{Cluster, Membership, Tracked, Verdict};
 pub use digest::ConfigDigest;
 pub use error::{ConfigError, ConfigErrors};
 pub use object::{API_GROUP, API_VERSION, KINDS};
@@ -52,27 +52,27 @@ pub struct SourceFile {
     pub text: String,
 }
 
-/// A whole configuration, valid.
+/// A whole configuration, valid. A clone shares what is large with its original, and comparing the two takes no time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MeshConfig {
     /// The mesh-wide settings.
     pub mesh: Mesh,
     /// All workloads, ordered by name.
-    pub workloads: Vec<Workload>,
+    pub workloads: Vec<Arc<Workload>>,
     /// Addresses of pods that are known not to be in the mesh.
     pub outside: BTreeSet<IpAddr>,
     /// What vouches for other trust domains, ordered by name.
-    pub federated: Vec<TrustBundle>,
+    pub federated: Arc<[TrustBundle]>,
     /// Who may connect to whom, ordered by name.
-    pub authorization: Vec<AuthorizationPolicy>,
+    pub authorization: Arc<[AuthorizationPolicy]>,
     /// What inbound connections must be, ordered by name.
-    pub peer_authentication: Vec<PeerAuthentication>,
+    pub peer_authentication: Arc<[PeerAuthentication]>,
     /// Who is asked in Rego, after our own policies.
     pub rego: Option<Arc<RegoSettings>>,
     /// Addresses that stand for others, ordered by name.
-    pub services: Vec<Service>,
+    pub services: Vec<Arc<Service>>,
     /// What is revoked, ordered by name.
-    pub revocations: Vec<Revocation>,
+    pub revocations: Arc<[Revocation]>,
     /// What of, for people: the same on two nodes whose documents are the same.
     pub digest: ConfigDigest,
 }

@@ -14,12 +14,15 @@ mod analysis;
 mod compile;
 mod index;
 mod mode;
+mod roster;
 mod select;
 mod text;
 
+pub use addresses::Addresses;
 pub use analysis::{Finding, findings};
 pub use index::{Considered, PolicyIndex};
 pub use mode::{EffectiveMode, Modes};
+pub use roster::Roster;
 
 /// What policies look at in a connection to a workload.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 //!
 //! Sources build a new one and publish it whole; a connection keeps the one it began with.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::model::service::{Service, ServiceUid};
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::TrustBundle;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
-use crate::policy::{Finding, Modes, PolicyIndex, findings};
+use crate::policy::{Addresses, Finding, Modes, PolicyIndex, Roster, findings};
 
 mod change;
 mod explain;
@@ -46,7 +46,8 @@ pub fn policy_findings(config: &MeshConfig) -> Vec<Finding> {
 #[derive(Debug)]
 pub struct MeshState {
     mesh: Mesh,
-    workloads: BTreeMap<WorkloadUid, Arc<Workload>>,
+    pod_ranges: Addresses,
+    workloads: Roster,
     by_address: HashMap<IpAddr, Arc<Workload>>,
     outside: BTreeSet<IpAddr>,
     services: HashMap<IpAddr, Arc<Service>>,
@@ -61,22 +62,40 @@ pub struct MeshState {
 impl MeshState {
     /// Indexes a valid configuration.
     pub fn new(config: MeshConfig) -> Self {
+        Self::after(config, None)
+    }
+
+    /// Indexes the configuration that comes after that of `before`, and takes over what is the same.
+    pub fn after(config: MeshConfig, before: Option<&Self>) -> Self {
         let revoked = Revoked::of(&config);
-        let policies = PolicyIndex::new(&config.mesh, config.workloads.iter(), &config.authorization);
-        let modes = Modes::new(&config.mesh, config.workloads.iter(), &config.peer_authentication);
-        let workloads: BTreeMap<_, _> =
-            config.workloads.into_iter().map(|workload| (workload.uid.clone(), Arc::new(workload))).collect();
-        let by_address = workloads
-            .values()
-            .flat_map(|workload| workload.addresses.iter().map(|address| (*address, Arc::clone(workload))))
-            .collect();
-        let services = config.services.into_iter().map(Arc::new).flat_map(|service| {
+        let MeshConfig { mesh, workloads, outside, federated, authorization, peer_authentication, .. } = config;
+        let workloads = Roster::new(workloads);
+        let policies = PolicyIndex::new(&mesh, &workloads, &authorization, before.map(|before| &before.policies));
+        let modes = Modes::new(&mesh, &workloads, &peer_authentication, before.map(|before| &before.modes));
+        let mut by_address = HashMap::with_capacity(before.map_or(0, |before| before.by_address.len()));
+        for workload in workloads.iter() {
+            by_address.extend(workload.addresses.iter().map(|address| (*address, Arc::clone(workload))));
+        }
+        let services = config.services.into_iter().flat_map(|service| {
             let addresses = service.addresses.clone();
             addresses.into_iter().map(move |address| (address, Arc::clone(&service)))
         });
-        let (services, federated) = (services.collect(), config.federated.into());
-        let (mesh, outside, rego, digest) = (config.mesh, config.outside, config.rego, config.digest);
-        Self { mesh, workloads, by_address, outside, services, policies, modes, revoked, federated, rego, digest }
+        let (services, pod_ranges) = (services.collect(), Addresses::of(&mesh.pod_ranges));
+        let (rego, digest) = (config.rego, config.digest);
+        Self {
+            mesh,
+            pod_ranges,
+            workloads,
+            by_address,
+            outside,
+            services,
+            policies,
+            modes,
+            revoked,
+            federated,
+            rego,
+            digest,
+        }
     }
 
     /// The mesh-wide settings.
@@ -146,7 +165,7 @@ impl MeshState {
 
     /// The workloads of one node, by name.
     pub fn on_node<'a>(&'a self, node: &'a NodeName) -> impl Iterator<Item = &'a Arc<Workload>> {
-        self.workloads.values().filter(move |workload| workload.node == *node)
+        self.workloads.iter().filter(move |workload| workload.node == *node)
     }
 
     /// Every range whose connections the kernel diverts: the pod ranges, and each address of a workload or a service outside of
@@ -163,6 +182,6 @@ impl MeshState {
     }
 
     fn in_pod_ranges(&self, address: IpAddr) -> bool {
-        self.mesh.pod_ranges.iter().any(|range| range.contains(&address.to_canonical()))
+        self.pod_ranges.contains(address)
     }
 }

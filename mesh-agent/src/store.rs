@@ -21,6 +21,11 @@ pub fn channel(first: MeshState) -> (Publisher, Store) {
 }
 
 impl Publisher {
+    /// The snapshot that was published last.
+    pub fn snapshot(&self) -> Arc<MeshState> {
+        Arc::clone(&self.0.borrow())
+    }
+
     /// Replaces the snapshot.
     pub fn publish(&self, next: MeshState) {
         self.0.send_replace(Arc::new(next));

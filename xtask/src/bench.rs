@@ -1,7 +1,7 @@
 //! What the mesh costs, side by side with no mesh and with a pair of haproxy, between two nodes on this machine.
 //!
 //! The bench itself is in `mesh_benches`; this builds what it measures, with optimisations. `bench vm` counts instructions
-//! on other kernels instead.
+//! on other kernels instead, and `bench kubernetes` measures one agent in a large cluster.
 use std::{
     path::PathBuf,
     process::{ExitCode, Stdio},
@@ -18,6 +18,7 @@ use crate::{
     workspace,
 };
 
+mod kubernetes;
 mod vm;
 
 /// The load generator.
@@ -46,16 +47,19 @@ pub(crate) struct Options {
     json: Option<PathBuf>,
 }
 
-/// Not on this machine's kernel.
+/// Not between two nodes of this machine.
 #[derive(clap::Subcommand)]
 enum Elsewhere {
+    Kubernetes(kubernetes::Options),
     Vm(vm::Options),
 }
 
 impl Options {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        if let Some(Elsewhere::Vm(options)) = &self.elsewhere {
-            return options.run();
+        match &self.elsewhere {
+            Some(Elsewhere::Kubernetes(options)) => return options.run(),
+            Some(Elsewhere::Vm(options)) => return options.run(),
+            None => {}
         }
         setup::ensure(Purpose::Bench)?;
         let built = build::build(true)?;

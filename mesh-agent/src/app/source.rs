@@ -24,6 +24,8 @@ use crate::state::MeshState;
 use crate::store::Publisher;
 use crate::telemetry::Metrics;
 
+/// Why a pod on the node's network isn't in the mesh.
+const HOST_NETWORK: &str = "the pod is on its node's network (hostNetwork), where the mesh can't tell it from the node";
 /// How long a pod's status waits that couldn't be written.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -74,6 +76,14 @@ impl Source {
         }
     }
 
+    /// Pods of this node that should be in the mesh and can't be, if the source is a cluster.
+    pub(super) fn barred(&self) -> Option<watch::Receiver<Vec<(WorkloadUid, PodUid)>>> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Cluster { source, .. } => Some(source.barred()),
+        }
+    }
+
     /// When the cluster's API answered last, if the source is a cluster.
     pub(super) fn contact(&self) -> Option<watch::Receiver<Option<SystemTime>>> {
         match self {
@@ -106,7 +116,7 @@ impl Source {
                         let (digest, workloads) = (&taken.config.digest, taken.config.workloads.len());
                         tracing::info!(target: "audit", %digest, workloads, "changed configuration taken");
                     }
-                    publisher.publish(MeshState::new(taken.config));
+                    publisher.publish(MeshState::after(taken.config, Some(&publisher.snapshot())));
                     uninstall.send_if_modified(|known| {
                         std::mem::replace(known, source.cluster().is_uninstalled()) != source.cluster().is_uninstalled()
                     });
@@ -166,14 +176,19 @@ fn warn_of(error: &KubernetesError) {
 }
 
 /// Says in the status of each of the node's pods how far it is, for ever.
-pub(super) async fn announce(kubernetes: Kubernetes, readiness: Arc<Readiness>) -> Infallible {
+pub(super) async fn announce(
+    kubernetes: Kubernetes,
+    readiness: Arc<Readiness>,
+    mut barred: watch::Receiver<Vec<(WorkloadUid, PodUid)>>,
+) -> Infallible {
     let mut changes = readiness.changes();
     let mut told: BTreeMap<(WorkloadUid, PodUid), Option<String>> = BTreeMap::new();
     loop {
         changes.borrow_and_update();
         let stages = readiness.stages().into_iter();
-        let now: BTreeMap<_, _> =
-            stages.filter_map(|(uid, pod, stage)| Some(((uid, pod?), stage.why_not().map(str::to_owned)))).collect();
+        let ours = stages.filter_map(|(uid, pod, stage)| Some(((uid, pod?), stage.why_not().map(str::to_owned))));
+        let theirs = barred.borrow_and_update().clone().into_iter().map(|who| (who, Some(HOST_NETWORK.to_owned())));
+        let now: BTreeMap<_, _> = theirs.chain(ours).collect();
         // Who is no longer there has left the mesh, or is gone altogether.
         let left = told.keys().filter(|known| !now.contains_key(known)).cloned().collect::<Vec<_>>();
         let gone = Some("the workload has left the mesh".to_owned());
@@ -196,9 +211,10 @@ pub(super) async fn announce(kubernetes: Kubernetes, readiness: Arc<Readiness>) 
                 }
             }
         }
-        told.retain(|who, _| now.contains_key(who));
+        told.retain(|who, why_not| now.contains_key(who) || *why_not != gone);
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { std::future::pending::<()>().await },
+            Ok(()) = barred.changed() => {}
             () = sleep(ANNOUNCE_AGAIN), if failed => {}
         }
     }

@@ -211,14 +211,14 @@ impl Assembly {
                 let (outside, digest) = (BTreeSet::new(), ConfigDigest::default());
                 Ok(MeshConfig {
                     mesh,
-                    workloads,
+                    workloads: workloads.into_iter().map(Arc::new).collect(),
                     outside,
-                    authorization,
-                    peer_authentication,
-                    federated,
+                    authorization: authorization.into(),
+                    peer_authentication: peer_authentication.into(),
+                    federated: federated.into(),
                     rego,
-                    services,
-                    revocations,
+                    services: services.into_iter().map(Arc::new).collect(),
+                    revocations: revocations.into(),
                     digest,
                 })
             }

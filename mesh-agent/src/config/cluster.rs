@@ -3,7 +3,7 @@
 //! A document with a mistake doesn't hold back the others, as files do: it is refused alone, and its last good form stays.
 //! Only if documents don't go together nothing changes at all.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -13,10 +13,14 @@ use super::assemble::{Assembly, Place};
 use super::walk::Report;
 use super::{ConfigDigest, ConfigErrors, MeshConfig, object, read};
 use crate::model::cluster::{ClusterService, ENROLLED_LABEL, Namespace, Node, ObjectName, Pod, SandboxState, Slice};
-use crate::model::spiffe::{SpiffeId, TrustDomain};
-use crate::model::workload::{Exclusions, NodeName, PodUid, Workload, WorkloadUid};
+use crate::model::workload::{NodeName, PodUid, WorkloadUid};
 
+mod pods;
 mod services;
+mod tracked;
+
+use pods::Made;
+pub use tracked::Tracked;
 
 /// The namespace of the cluster's own parts: never in the mesh, which needs them.
 const SYSTEM_NAMESPACE: &str = "kube-system";
@@ -66,16 +70,18 @@ pub struct Cluster {
     /// The agent's node; `None`: nobody's, for a signing service.
     own_node: Option<NodeName>,
     documents: BTreeMap<(String, ObjectName), Document>,
-    namespaces: HashMap<String, Namespace>,
-    nodes: HashMap<NodeName, Node>,
-    pods: BTreeMap<ObjectName, Pod>,
-    services: BTreeMap<ObjectName, ClusterService>,
-    slices: BTreeMap<ObjectName, Slice>,
+    namespaces: Tracked<String, Namespace>,
+    nodes: Tracked<NodeName, Node>,
+    pods: Tracked<ObjectName, Pod>,
+    services: Tracked<ObjectName, ClusterService>,
+    slices: Tracked<ObjectName, Slice>,
     /// What is known of pods of this node that the API doesn't show yet.
-    sandboxes: HashMap<PodUid, SandboxState>,
+    sandboxes: Tracked<PodUid, SandboxState>,
     /// What the documents make together; `None`: they have changed since.
     together: Option<Result<MeshConfig, ConfigErrors>>,
-    contested: BTreeSet<IpAddr>,
+    /// Whether any document was judged since this was asked for.
+    judged: bool,
+    made: Made,
 }
 
 impl Cluster {
@@ -89,8 +95,11 @@ impl Cluster {
         let report = Report::default();
         let lowered = object::lower(&document, &report);
         let place = Place { file: None, object: object::describe(&document) };
-        let mistakes: Vec<_> =
+        let mut mistakes: Vec<_> =
             report.into_mistakes().into_iter().map(|(field, reason)| place.mistake(field, reason)).collect();
+        if kind == "Workload" {
+            mistakes.extend(self.intrusions(&document).map(|(field, reason)| place.mistake(field, reason)));
+        }
         let mistakes = (!mistakes.is_empty() || lowered.is_none()).then_some(ConfigErrors(mistakes));
         let key = (kind.to_owned(), name.clone());
         let before = self.documents.remove(&key).and_then(|known| known.good);
@@ -98,13 +107,34 @@ impl Cluster {
         if good != before {
             self.together = None;
         }
+        self.judged = true;
         let verdict = Verdict { kind: kind.to_owned(), name: name.clone(), generation, mistakes };
         &self.documents.entry(key).or_insert(Document { good, verdict }).verdict
     }
 
+    /// What of a Workload is not for its author to say in a cluster: whoever may write one could name another's namespace.
+    fn intrusions(&self, document: &Value) -> impl Iterator<Item = (String, &'static str)> {
+        let spec = &document["spec"];
+        let named = ["netns", "cgroup"].into_iter().filter(|field| !spec[*field].is_null());
+        let on_ours = spec["node"].as_str().is_some_and(|node| self.nodes.get(&NodeName::new(node)).is_some());
+        let placed = named
+            .map(|field| (format!("spec.{field}"), "is not possible in a cluster: what runs on its nodes are pods"));
+        let node = on_ours.then(|| ("spec.node".to_owned(), "is a node of this cluster: what runs there are pods"));
+        placed.chain(node).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Pods of the agent's node that should be in the mesh and can't be.
+    pub fn barred(&self) -> Vec<(WorkloadUid, PodUid)> {
+        let here = self.pods.iter().filter(|(_, pod)| !pod.finished && pod.node.is_some() && pod.node == self.own_node);
+        let barred = here.filter(|(name, pod)| self.membership(name, pod) == Membership::HostNetwork);
+        barred.map(|(name, pod)| (WorkloadUid::new(&name.namespace, &name.name), pod.uid.clone())).collect()
+    }
+
     /// Forgets a document.
     pub fn remove_document(&mut self, kind: &str, name: &ObjectName) {
-        if self.documents.remove(&(kind.to_owned(), name.clone())).is_some_and(|known| known.good.is_some()) {
+        let Some(known) = self.documents.remove(&(kind.to_owned(), name.clone())) else { return };
+        self.judged = true;
+        if known.good.is_some() {
             self.together = None;
         }
     }
@@ -112,6 +142,23 @@ impl Cluster {
     /// The names of all documents of a kind.
     pub fn documents(&self, kind: &str) -> Vec<ObjectName> {
         self.documents.keys().filter(|(known, _)| known == kind).map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Whether any document was judged: only then can verdicts differ.
+    pub fn has_judged(&self) -> bool {
+        self.judged
+    }
+
+    /// The same, and from now on it was not.
+    pub fn take_judged(&mut self) -> bool {
+        std::mem::take(&mut self.judged)
+    }
+
+    /// Whether anything has changed since the configuration was made last.
+    pub fn has_changed(&self) -> bool {
+        let pods = self.pods.has_changed() || self.sandboxes.has_changed();
+        let around = self.namespaces.has_changed() || self.nodes.has_changed();
+        self.together.is_none() || pods || around || self.services.has_changed() || self.slices.has_changed()
     }
 
     /// What became of every document, as of the configuration that was made last: alone, and together with the others.
@@ -133,38 +180,38 @@ impl Cluster {
     }
 
     /// All namespaces, to be changed.
-    pub fn namespaces(&mut self) -> &mut HashMap<String, Namespace> {
+    pub fn namespaces(&mut self) -> &mut Tracked<String, Namespace> {
         &mut self.namespaces
     }
 
     /// All nodes, to be changed.
-    pub fn nodes(&mut self) -> &mut HashMap<NodeName, Node> {
+    pub fn nodes(&mut self) -> &mut Tracked<NodeName, Node> {
         &mut self.nodes
     }
 
     /// All pods, to be changed.
-    pub fn pods(&mut self) -> &mut BTreeMap<ObjectName, Pod> {
+    pub fn pods(&mut self) -> &mut Tracked<ObjectName, Pod> {
         &mut self.pods
     }
 
     /// All Services, to be changed.
-    pub fn services(&mut self) -> &mut BTreeMap<ObjectName, ClusterService> {
+    pub fn services(&mut self) -> &mut Tracked<ObjectName, ClusterService> {
         &mut self.services
     }
 
     /// All EndpointSlices, to be changed.
-    pub fn slices(&mut self) -> &mut BTreeMap<ObjectName, Slice> {
+    pub fn slices(&mut self) -> &mut Tracked<ObjectName, Slice> {
         &mut self.slices
     }
 
     /// What is known of pods of this node before the API shows it, to be changed.
-    pub fn sandboxes(&mut self) -> &mut HashMap<PodUid, SandboxState> {
+    pub fn sandboxes(&mut self) -> &mut Tracked<PodUid, SandboxState> {
         &mut self.sandboxes
     }
 
     /// Addresses that more than one pod claimed when the configuration was made last: nobody has them.
     pub fn contested(&self) -> &BTreeSet<IpAddr> {
-        &self.contested
+        &self.made.contested
     }
 
     /// Whether the mesh shall leave every node.
@@ -201,11 +248,13 @@ impl Cluster {
         };
         let config = together.clone();
         self.together = Some(together);
-        let mut config = config?;
-        config.mesh.pod_ranges.extend(self.nodes.values().flat_map(|node| node.pod_ranges.iter().copied()));
+        let mut config = config.inspect_err(|_| self.forget_made())?;
+        config.mesh.pod_ranges.extend(self.nodes.iter().flat_map(|(_, node)| node.pod_ranges.iter().copied()));
         config.mesh.pod_ranges.sort_unstable();
         config.mesh.pod_ranges.dedup();
         self.add_pods(&mut config);
+        self.services.take_changed();
+        self.slices.take_changed();
         let zone = self.own_node.as_ref().and_then(|node| self.nodes.get(node)?.zone.as_deref());
         services::add(&mut config, &self.services, &self.slices, zone);
         Ok(config)
@@ -223,71 +272,10 @@ impl Cluster {
         });
         Ok(MeshConfig { digest: ConfigDigest::of_parts(parts), ..assembly.finish()? })
     }
-
-    fn add_pods(&mut self, config: &mut MeshConfig) {
-        // Only pods have a cluster's addresses: a Workload that claims one is as good as a second pod.
-        let written = config.workloads.iter().flat_map(|workload| workload.addresses.iter().copied());
-        let mut owners: HashMap<IpAddr, usize> = written.map(|address| (address, 1)).collect();
-        let has_ended = |pod: &Pod| self.sandboxes.get(&pod.uid) == Some(&SandboxState::Ended);
-        let live = |pod: &&Pod| !pod.finished && !pod.host_network && !has_ended(pod);
-        for address in self.pods.values().filter(live).flat_map(|pod| self.addresses(pod)) {
-            *owners.entry(address).or_default() += 1;
-        }
-        let contested: BTreeSet<IpAddr> =
-            owners.into_iter().filter(|(_, owners)| *owners > 1).map(|(address, _)| address).collect();
-        let trust_domain = &config.mesh.trust_domain;
-        for (name, pod) in self.pods.iter().filter(|(_, pod)| live(pod)) {
-            let mut addresses = self.addresses(pod);
-            addresses.retain(|address| !contested.contains(address));
-            match self.membership(name, pod) {
-                Membership::In => config.workloads.extend(workload(trust_domain, name, pod, addresses)),
-                _ => config.outside.extend(addresses),
-            }
-        }
-        config.workloads.retain_mut(|workload| {
-            workload.addresses.retain(|address| !contested.contains(address));
-            !workload.addresses.is_empty()
-        });
-        config.workloads.sort_by(|one, other| one.uid.cmp(&other.uid));
-        config.workloads.dedup_by(|one, other| one.uid == other.uid);
-        self.contested = contested;
-    }
-
-    /// Those in its node's ranges, where these are known.
-    fn addresses(&self, pod: &Pod) -> Vec<IpAddr> {
-        // The API may still show those of an earlier sandbox.
-        let known = match self.sandboxes.get(&pod.uid) {
-            Some(SandboxState::Runs(addresses)) => addresses,
-            _ => &pod.addresses,
-        };
-        let ranges = pod.node.as_ref().and_then(|node| self.nodes.get(node)).map(|node| &node.pod_ranges[..]);
-        let fits = |address: &IpAddr| {
-            let mut of_family =
-                ranges.unwrap_or_default().iter().filter(|range| is_of_family(range, address)).peekable();
-            of_family.peek().is_none() || of_family.any(|range| range.contains(address))
-        };
-        known.iter().copied().filter(|address| fits(address)).collect()
-    }
 }
 
 fn is_of_family(range: &IpNet, address: &IpAddr) -> bool {
     matches!(range, IpNet::V4(_)) == address.is_ipv4()
-}
-
-/// `None`: its service account can't be part of an identity, or it is on no node.
-fn workload(trust_domain: &TrustDomain, name: &ObjectName, pod: &Pod, addresses: Vec<IpAddr>) -> Option<Workload> {
-    Some(Workload {
-        uid: WorkloadUid::new(&name.namespace, &name.name),
-        identity: SpiffeId::of_service_account(trust_domain, &name.namespace, &pod.service_account).ok()?,
-        labels: pod.labels.clone(),
-        node: pod.node.clone()?,
-        addresses,
-        netns: None,
-        cgroup: None,
-        pod: Some(pod.uid.clone()),
-        announced: pod.served,
-        exclude: Exclusions::default(),
-    })
 }
 
 #[cfg(test)]

@@ -90,12 +90,19 @@ where
         let (mut pods, node) = (Pods::new(), self.node.clone());
         let mut asking: JoinSet<Asked> = JoinSet::new();
         let (mut asked, mut failed) = (BTreeSet::new(), BTreeSet::new());
+        // What the kernel has been told: in a large cluster most snapshots differ in other nodes' pods alone.
+        let mut told = None;
         loop {
             let state = self.store.snapshot();
-            // The kernel has one mode a node, for addresses that no workload lists: the strictest.
-            maps.set_strict(state.on_node(&node).any(|workload| state.modes().is_strict_anywhere(&workload.uid)))?;
-            maps.set_destinations(state.diverted())?;
             let wanted: BTreeMap<_, _> = state.on_node(&node).map(|workload| (&workload.uid, workload)).collect();
+            // The kernel has one mode a node, for addresses that no workload lists: the strictest.
+            let is_strict = wanted.keys().any(|uid| state.modes().is_strict_anywhere(uid));
+            let tell = Some((is_strict, state.diverted().collect::<BTreeSet<_>>()));
+            if told != tell {
+                maps.set_strict(is_strict)?;
+                maps.set_destinations(tell.iter().flat_map(|(_, ranges)| ranges.iter().copied()))?;
+                told = tell;
+            }
             for (uid, held) in pods.extract_if(.., |uid, _| !wanted.contains_key(uid)) {
                 tracing::info!(target: "audit", workload = %uid, "workload withdrawn");
                 self.withdraw(&maps, &mut numbers, held.netns.cookie())?;

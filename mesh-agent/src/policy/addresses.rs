@@ -6,13 +6,14 @@ use ipnet::IpNet;
 
 /// Inclusive ranges of both families.
 #[derive(Debug, Default)]
-pub(super) struct Addresses {
+pub struct Addresses {
     v4: Box<[(u32, u32)]>,
     v6: Box<[(u128, u128)]>,
 }
 
 impl Addresses {
-    pub(super) fn of(ranges: &[IpNet]) -> Self {
+    /// Merges ranges.
+    pub fn of(ranges: &[IpNet]) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for range in ranges {
             match range {
@@ -23,7 +24,8 @@ impl Addresses {
         Self { v4: merged(v4), v6: merged(v6) }
     }
 
-    pub(super) fn contains(&self, address: IpAddr) -> bool {
+    /// Whether one of the ranges has the address; IPv4 may be mapped.
+    pub fn contains(&self, address: IpAddr) -> bool {
         match address.to_canonical() {
             IpAddr::V4(address) => covers(&self.v4, address.to_bits()),
             IpAddr::V6(address) => covers(&self.v6, address.to_bits()),

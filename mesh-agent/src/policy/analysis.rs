@@ -3,11 +3,12 @@
 //! No mistakes: a workload may come later. So they are told and not refused.
 
 use std::fmt;
-
 use std::iter;
+use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
+use super::Roster;
 use super::mode::Modes;
 use super::select::Selector;
 use crate::model::mesh::Mesh;
@@ -44,13 +45,13 @@ impl fmt::Display for Finding {
 pub fn findings(
     mesh: &Mesh,
     federated: &[TrustBundle],
-    workloads: &[Workload],
+    workloads: &[Arc<Workload>],
     authorization: &[AuthorizationPolicy],
-    peer_authentication: &[PeerAuthentication],
+    peer_authentication: &Arc<[PeerAuthentication]>,
 ) -> Vec<Finding> {
     let federated = federated.iter().map(|bundle| bundle.trust_domain.clone());
     let known: Vec<_> = iter::once(mesh.trust_domain.clone()).chain(federated).collect();
-    let selector = Selector::of(workloads.iter());
+    let selector = Selector::of(workloads.iter().map(Arc::as_ref));
     let mut found = Vec::new();
     for policy in authorization {
         let tell = |field: String, what: &str| Finding {
@@ -71,8 +72,8 @@ pub fn findings(
             found.push(tell(String::new(), "allows nothing that the mesh-wide ALLOW policies don't allow too, since the Mesh's mayLoosen doesn't name it"));
         }
     }
-    let modes = Modes::new(mesh, workloads.iter(), peer_authentication);
-    for policy in peer_authentication {
+    let modes = Modes::new(mesh, &Roster::new(workloads.to_vec()), peer_authentication, None);
+    for policy in peer_authentication.iter() {
         let mut tell = |field: String, what: &str| {
             let (kind, policy, what) = ("PeerAuthentication", policy.name.clone(), what.to_owned());
             found.push(Finding { kind, policy, field, what });

@@ -1,11 +1,12 @@
 //! What an inbound connection must be, by workload and port. The narrowest document decides, within the operator's bound.
 
-use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use super::select::Selector;
+use super::Roster;
+use super::select::{Scopes, selects};
 use crate::model::mesh::{Mesh, MtlsMode};
-use crate::model::policy::{PeerAuthentication, PolicyName};
-use crate::model::workload::{Workload, WorkloadUid};
+use crate::model::policy::{PeerAuthentication, PolicyBounds, PolicyName};
+use crate::model::workload::WorkloadUid;
 
 /// What a connection must be, and who says so.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -18,82 +19,82 @@ pub struct EffectiveMode {
     pub is_limited: bool,
 }
 
-/// The modes of all workloads.
+/// The modes of all workloads, worked out when they are asked for: most workloads are on other nodes.
 #[derive(Debug)]
 pub struct Modes {
-    whole: EffectiveMode,
-    /// Those that documents of their namespace are about.
-    workloads: HashMap<WorkloadUid, WorkloadModes>,
+    documents: Arc<Documents>,
+    workloads: Roster,
 }
 
+/// All documents, and what holds where nothing narrower does.
 #[derive(Debug)]
-struct WorkloadModes {
-    others: EffectiveMode,
-    ports: BTreeMap<u16, EffectiveMode>,
+struct Documents {
+    mode: MtlsMode,
+    bounds: PolicyBounds,
+    all: Arc<[PeerAuthentication]>,
+    scopes: Scopes,
+    whole: EffectiveMode,
 }
 
-/// Where documents of one level are looked up: those for the workload itself, then its namespace, then the mesh.
+/// Documents of one level: those for the workload itself, then those for its namespace.
 type Level<'d> = Vec<&'d PeerAuthentication>;
 
 impl Modes {
-    /// Works out every mode.
-    pub fn new<'w>(
-        mesh: &Mesh,
-        workloads: impl Iterator<Item = &'w Workload>,
-        documents: &[PeerAuthentication],
-    ) -> Self {
-        let bound = Bound::of(mesh, documents);
-        let mut levels: HashMap<WorkloadUid, [Level<'_>; 2]> = HashMap::new();
-        let selector = Selector::of(workloads);
-        for document in documents.iter().filter(|document| document.scope.namespace.is_some()) {
-            for workload in selector.select(&document.scope) {
-                let [own, namespace] = levels.entry(workload.uid.clone()).or_default();
-                if document.scope.labels.is_empty() { namespace.push(document) } else { own.push(document) }
-            }
-        }
-        let of = |levels: [Level<'_>; 2]| bound.workload(&levels);
-        Self { workloads: levels.into_iter().map(|(uid, levels)| (uid, of(levels))).collect(), whole: bound.whole }
+    /// Indexes documents. What others have made of the same ones is taken over.
+    pub fn new(mesh: &Mesh, workloads: &Roster, documents: &Arc<[PeerAuthentication]>, before: Option<&Self>) -> Self {
+        let before = before.map(|before| &before.documents).filter(|before| before.are_of(mesh, documents));
+        let documents = before.map_or_else(|| Arc::new(Documents::of(mesh, documents)), Arc::clone);
+        Self { documents, workloads: workloads.clone() }
     }
 
     /// What holds where no document of a namespace says something else.
     pub fn whole(&self) -> &EffectiveMode {
-        &self.whole
+        &self.documents.whole
     }
 
     /// What a connection to this port must be.
-    pub fn of(&self, workload: &WorkloadUid, port: u16) -> &EffectiveMode {
-        let Some(modes) = self.workloads.get(workload) else { return &self.whole };
-        modes.ports.get(&port).unwrap_or(&modes.others)
+    pub fn of(&self, workload: &WorkloadUid, port: u16) -> EffectiveMode {
+        self.documents.resolve(&self.levels(workload), Some(port))
     }
 
     /// Whether any port of the workload takes mutual TLS alone.
     pub fn is_strict_anywhere(&self, workload: &WorkloadUid) -> bool {
-        let Some(modes) = self.workloads.get(workload) else { return self.whole.mode == MtlsMode::Strict };
-        modes.ports.values().chain([&modes.others]).any(|effective| effective.mode == MtlsMode::Strict)
+        let levels = self.levels(workload);
+        let listed = levels[0].iter().flat_map(|document| document.ports.keys().copied()).map(Some);
+        listed.chain([None]).any(|port| self.documents.resolve(&levels, port).mode == MtlsMode::Strict)
+    }
+
+    fn levels(&self, workload: &WorkloadUid) -> [Level<'_>; 2] {
+        let mut levels = [Level::new(), Level::new()];
+        let documents = &self.documents;
+        if documents.scopes.is_empty() {
+            return levels;
+        }
+        let Some(workload) = self.workloads.get(workload) else { return levels };
+        let candidates = documents.scopes.candidates(workload).into_iter().map(|place| &documents.all[place]);
+        let narrow = |document: &&PeerAuthentication| document.scope.namespace.is_some();
+        for document in candidates.filter(narrow).filter(|document| selects(&document.scope, workload)) {
+            levels[usize::from(document.scope.labels.is_empty())].push(document);
+        }
+        levels
     }
 }
 
-/// What holds where nothing narrower does, and how loose the narrower may be.
-struct Bound<'m> {
-    mesh: &'m Mesh,
-    whole: EffectiveMode,
-}
-
-impl<'m> Bound<'m> {
-    fn of(mesh: &'m Mesh, documents: &[PeerAuthentication]) -> Self {
-        let wide = documents.iter().filter(|document| document.scope.namespace.is_none());
+impl Documents {
+    fn of(mesh: &Mesh, all: &Arc<[PeerAuthentication]>) -> Self {
+        let wide = all.iter().filter(|document| document.scope.namespace.is_none());
         let said = strictest(wide.filter_map(|document| Some((document, document.mode?))).map(wanted));
         let base = EffectiveMode { mode: mesh.mode, by: None, is_limited: false };
         let whole = limited(said.unwrap_or(base), mesh.bounds.minimum_mode.unwrap_or(MtlsMode::Disable));
-        Self { mesh, whole }
+        let scopes = Scopes::of(all.iter().map(|document| &document.scope));
+        Self { mode: mesh.mode, bounds: mesh.bounds.clone(), all: Arc::clone(all), scopes, whole }
     }
 
-    fn workload(&self, levels: &[Level<'_>; 2]) -> WorkloadModes {
-        let listed = levels[0].iter().flat_map(|document| document.ports.keys().copied());
-        let ports = listed.map(|port| (port, self.resolve(levels, Some(port)))).collect();
-        WorkloadModes { others: self.resolve(levels, None), ports }
+    fn are_of(&self, mesh: &Mesh, documents: &Arc<[PeerAuthentication]>) -> bool {
+        (self.mode, &self.bounds) == (mesh.mode, &mesh.bounds) && Arc::ptr_eq(&self.all, documents)
     }
 
+    /// `None`: of the ports that no document lists.
     fn resolve(&self, levels: &[Level<'_>; 2], port: Option<u16>) -> EffectiveMode {
         let by_port = port.and_then(|port| {
             let said = levels[0].iter().filter_map(|document| Some((*document, (*document.ports.get(&port)?)?)));
@@ -109,9 +110,8 @@ impl<'m> Bound<'m> {
     }
 
     fn bounded(&self, said: (&PeerAuthentication, MtlsMode)) -> EffectiveMode {
-        let bounds = &self.mesh.bounds;
-        let free = bounds.may_loosen(&said.0.name);
-        let minimum = if free { MtlsMode::Disable } else { bounds.minimum_mode.unwrap_or(self.whole.mode) };
+        let free = self.bounds.may_loosen(&said.0.name);
+        let minimum = if free { MtlsMode::Disable } else { self.bounds.minimum_mode.unwrap_or(self.whole.mode) };
         limited(wanted(said), minimum)
     }
 }

@@ -196,7 +196,7 @@ impl Standing {
         let mode = state.modes().of(&self.workload, access.destination.port());
         let stays = lives && state.mesh().existing == ExistingConnections::Keep;
         if self.peer.is_none() && mode.mode == MtlsMode::Strict && !stays {
-            return Err((Lost { policy: mode.by.clone(), ..Lost::by("plaintext_refused") }, Vec::new()));
+            return Err((Lost { policy: mode.by, ..Lost::by("plaintext_refused") }, Vec::new()));
         }
         let connection = Connection {
             peer: self.peer.as_ref().map(|peer| &peer.id),

@@ -174,8 +174,9 @@ fn known<'c>(caller: Option<&'c SpiffeId>, what: &str) -> Result<(&'c SpiffeId, 
 }
 
 fn places(config: &MeshConfig) -> HashSet<(String, SpiffeId)> {
-    let place =
-        |workload: &crate::model::workload::Workload| (workload.node.as_str().to_owned(), workload.identity.clone());
+    let place = |workload: &Arc<crate::model::workload::Workload>| {
+        (workload.node.as_str().to_owned(), workload.identity.clone())
+    };
     // Another trust domain's CA signs for its own.
     let own = config.workloads.iter().filter(|workload| *workload.identity.trust_domain() == config.mesh.trust_domain);
     own.map(place).collect()

@@ -3,8 +3,7 @@
 //! Everything is watched, and only a few fields of each object are kept (`model::cluster`). What the objects mean together
 //! is `config::Cluster`'s business. While the API server is away, the last state stands.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::Hash;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1;
@@ -13,11 +12,11 @@ use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::config::{API_GROUP, API_VERSION, Cluster, ConfigErrors, KINDS, MeshConfig, Verdict};
+use crate::config::{API_GROUP, API_VERSION, Cluster, ConfigErrors, KINDS, MeshConfig, Tracked, Verdict};
 use crate::model::cluster::{ClusterService, Namespace, Node, ObjectName, Pod, SandboxState, Slice};
-use crate::model::workload::{NodeName, PodUid};
+use crate::model::workload::{NodeName, PodUid, WorkloadUid};
 use crate::state::needs_restart;
 
 mod ask;
@@ -32,8 +31,10 @@ use follow::{News, follow};
 const ASK: Duration = Duration::from_secs(5);
 /// News that may wait: more, and the watchers wait.
 const QUEUE: usize = 1024;
-/// Changes that come within this time are taken together: a rollout changes hundreds of pods.
-const BATCH: Duration = Duration::from_millis(50);
+/// How often a configuration is made at most: a rollout changes hundreds of pods, and each is for every connection to look at.
+const PACE: Duration = Duration::from_millis(250);
+/// How often at most where a pod of this node waits for it.
+const URGENT: Duration = Duration::from_millis(50);
 
 /// What is known of this node's pods before the API shows it.
 pub type Sandboxes = HashMap<PodUid, SandboxState>;
@@ -61,8 +62,11 @@ pub struct KubernetesSource {
     /// What has not been listed yet.
     missing: BTreeSet<&'static str>,
     in_force: Option<MeshConfig>,
+    /// When the configuration was made last.
+    made: Instant,
     was_rejected: bool,
     verdicts: watch::Sender<Vec<Verdict>>,
+    barred: watch::Sender<Vec<(WorkloadUid, PodUid)>>,
     contact: watch::Receiver<Option<SystemTime>>,
     _watchers: JoinSet<()>,
 }
@@ -108,8 +112,10 @@ impl KubernetesSource {
         watchers.spawn(ask_again(client.clone(), heard));
         let (asked, questions) = mpsc::channel(QUEUE);
         let (enrolled, known) = watch::channel(BTreeSet::new());
+        let mut cluster = Cluster::new(own_namespace, own_node);
+        cluster.sandboxes().replace(sandboxes.borrow().clone());
         Self {
-            cluster: Cluster::new(own_namespace, own_node),
+            cluster,
             changes,
             sandboxes,
             members: Members { client: client.clone(), questions: asked, enrolled: known },
@@ -118,8 +124,10 @@ impl KubernetesSource {
             enrolled,
             missing,
             in_force: None,
+            made: Instant::now(),
             was_rejected: false,
             verdicts: watch::Sender::default(),
+            barred: watch::Sender::default(),
             contact,
             _watchers: watchers,
         }
@@ -143,6 +151,11 @@ impl KubernetesSource {
             }
             self.wait().await;
         }
+    }
+
+    /// Pods of the agent's node that should be in the mesh and are on the node's own network, always the newest.
+    pub fn barred(&self) -> watch::Receiver<Vec<(WorkloadUid, PodUid)>> {
+        self.barred.subscribe()
     }
 
     /// When the API server answered last; `None`: never yet.
@@ -190,32 +203,36 @@ impl KubernetesSource {
         }
     }
 
-    /// Applies what has come, all of it that comes at once.
+    /// Applies what comes until there is something new and it is time for it: at once after a while without news.
     async fn wait(&mut self) {
+        let mut pace = PACE;
         loop {
+            let has_news = self.cluster.has_changed() || self.cluster.has_judged();
+            let due = self.made + pace;
             tokio::select! {
                 change = self.changes.recv() => match change {
                     Some(change) => self.apply(change),
                     None => std::future::pending().await,
                 },
-                Ok(()) = self.sandboxes.changed() => {}
-                Some(question) = self.questions.recv() => {
-                    let changes = matches!(question, Question::Found(..));
-                    self.open.extend(question.settle(&mut self.cluster));
-                    if !changes {
-                        continue;
-                    }
+                Ok(()) = self.sandboxes.changed() => {
+                    let known = self.sandboxes.borrow_and_update().clone();
+                    self.cluster.sandboxes().replace(known);
+                    pace = URGENT;
                 }
+                Some(question) = self.questions.recv() => {
+                    if matches!(question, Question::Found(..)) {
+                        pace = URGENT;
+                    }
+                    self.open.push(question);
+                }
+                () = sleep_until(due), if has_news => break,
             }
-            break;
+            if !self.open.is_empty() {
+                let open = std::mem::take(&mut self.open).into_iter();
+                self.open = open.filter_map(|question| question.settle(&mut self.cluster)).collect();
+            }
         }
-        sleep(BATCH).await;
-        while let Ok(change) = self.changes.try_recv() {
-            self.apply(change);
-        }
-        self.cluster.sandboxes().clone_from(&self.sandboxes.borrow_and_update());
-        let open = std::mem::take(&mut self.open).into_iter();
-        self.open = open.filter_map(|question| question.settle(&mut self.cluster)).collect();
+        self.made = Instant::now();
     }
 
     /// `None`: not everything is listed yet.
@@ -224,12 +241,11 @@ impl KubernetesSource {
             return None;
         }
         let made = self.cluster.config();
-        let verdicts = self.cluster.verdicts();
-        self.verdicts.send_if_modified(|known| {
-            let is_news = *known != verdicts;
-            *known = verdicts;
-            is_news
-        });
+        if self.cluster.take_judged() {
+            let verdicts = self.cluster.verdicts();
+            replace_if_new(&self.verdicts, verdicts);
+        }
+        replace_if_new(&self.barred, self.cluster.barred());
         let next = match made {
             Ok(next) => next,
             Err(mistakes) => return Some(Err(Rejection::Invalid(mistakes))),
@@ -286,15 +302,15 @@ impl KubernetesSource {
             }
             Change::Pod(news) => {
                 self.missing.remove("Pod");
-                merge_named(self.cluster.pods(), news);
+                merge(self.cluster.pods(), news, |name| name);
             }
             Change::Service(news) => {
                 self.missing.remove("Service of the cluster");
-                merge_named(self.cluster.services(), news);
+                merge(self.cluster.services(), news, |name| name);
             }
             Change::Slice(news) => {
                 self.missing.remove("EndpointSlice");
-                merge_named(self.cluster.slices(), news);
+                merge(self.cluster.slices(), news, |name| name);
             }
         }
     }
@@ -314,6 +330,14 @@ async fn ask_again(client: Client, heard: watch::Sender<Option<SystemTime>>) {
         }
         sleep(ASK).await;
     }
+}
+
+fn replace_if_new<T: PartialEq>(sender: &watch::Sender<T>, next: T) {
+    sender.send_if_modified(|known| {
+        let is_news = *known != next;
+        *known = next;
+        is_news
+    });
 }
 
 /// A configuration that is new.
@@ -361,18 +385,10 @@ fn only_pods_differ(now: &MeshConfig, next: &MeshConfig) -> bool {
         && (federated, rego, revocations) == (&next.federated, &next.rego, &next.revocations)
 }
 
-fn merge_named<T>(known: &mut BTreeMap<ObjectName, T>, news: News<T>) {
+fn merge<K: Clone + Ord, T: PartialEq>(known: &mut Tracked<K, T>, news: News<T>, key: impl Fn(ObjectName) -> K) {
     match news {
-        News::All(all) => *known = all.into_iter().collect(),
-        News::Set(name, object) => drop(known.insert(name, object)),
-        News::Gone(name) => drop(known.remove(&name)),
-    }
-}
-
-fn merge<K: Eq + Hash, T>(known: &mut HashMap<K, T>, news: News<T>, key: impl Fn(ObjectName) -> K) {
-    match news {
-        News::All(all) => *known = all.into_iter().map(|(name, object)| (key(name), object)).collect(),
-        News::Set(name, object) => drop(known.insert(key(name), object)),
-        News::Gone(name) => drop(known.remove(&key(name))),
+        News::All(all) => known.replace(all.into_iter().map(|(name, object)| (key(name), object))),
+        News::Set(name, object) => known.insert(key(name), object),
+        News::Gone(name) => known.remove(&key(name)),
     }
 }

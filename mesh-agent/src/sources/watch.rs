@@ -92,7 +92,7 @@ impl Watch {
             match outcome {
                 None => {}
                 Some(Ok(())) => {
-                    publisher.publish(MeshState::new(self.in_force.clone()));
+                    publisher.publish(MeshState::after(self.in_force.clone(), Some(&publisher.snapshot())));
                     metrics.configuration(SystemTime::now(), None);
                     let policies = self.in_force.policy_names();
                     metrics.keep_policies(|policy| policies.contains(policy));

@@ -57,7 +57,7 @@ pub fn explain(state: &MeshState, source: &Workload, destination: SocketAddr, no
         let policies = state.policies();
         Arrival {
             workload: workload.uid.clone(),
-            mode: state.modes().of(&workload.uid, port).clone(),
+            mode: state.modes().of(&workload.uid, port),
             decision: policies.evaluate(&workload.uid, &connection),
             considered: policies.considered(&workload.uid, &connection),
             holds_until: policies.holds_until(&workload.uid, now),

@@ -40,7 +40,7 @@ fn web() -> WorkloadUid {
 }
 
 fn index(config: &MeshConfig) -> PolicyIndex {
-    PolicyIndex::new(&config.mesh, config.workloads.iter(), &config.authorization)
+    PolicyIndex::new(&config.mesh, &Roster::new(config.workloads.clone()), &config.authorization, None)
 }
 
 /// A connection of `peer` (`plaintext`: nobody) from 192.0.2.7 to port 80 of shop/web, on Monday 2026-11-23 at noon UTC.

@@ -21,7 +21,7 @@ impl Revoked {
     /// nobody can tell which node a certificate was issued to by looking at it.
     pub(super) fn of(config: &MeshConfig) -> Self {
         let mut revoked = Self::default();
-        for revocation in &config.revocations {
+        for revocation in config.revocations.iter() {
             revoked.ids.extend(revocation.spiffe_ids.iter().cloned());
             revoked.serials.extend(revocation.serials.iter().cloned());
             revoked.crls.extend(revocation.crls.iter().cloned());

@@ -3,9 +3,11 @@
 //! Only those that a workload of the mesh stands for: the others are left to whoever carried them before, so that nobody
 //! needs the mesh to reach the API server or a DNS server.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use super::Tracked;
 use crate::config::MeshConfig;
 use crate::model::cluster::{ClusterService, ObjectName, Slice, SliceEndpoint};
 use crate::model::service::{Endpoint, Service, ServicePort, ServiceUid};
@@ -13,12 +15,15 @@ use crate::model::service::{Endpoint, Service, ServicePort, ServiceUid};
 /// Adds the Services to the configuration, whose workloads are there already. `zone` is that of the agent's node.
 pub(super) fn add(
     config: &mut MeshConfig,
-    services: &BTreeMap<ObjectName, ClusterService>,
-    slices: &BTreeMap<ObjectName, Slice>,
+    services: &Tracked<ObjectName, ClusterService>,
+    slices: &Tracked<ObjectName, Slice>,
     zone: Option<&str>,
 ) {
+    if services.is_empty() {
+        return;
+    }
     let mut of_service: HashMap<(&str, &str), Vec<&Slice>> = HashMap::new();
-    for (name, slice) in slices {
+    for (name, slice) in slices.iter() {
         of_service.entry((&name.namespace, &slice.service)).or_default().push(slice);
     }
     let namespaces: HashMap<IpAddr, &str> = config
@@ -27,7 +32,7 @@ pub(super) fn add(
         .flat_map(|workload| workload.addresses.iter().map(|address| (*address, workload.namespace())))
         .collect();
     let mut made = Vec::new();
-    for (name, service) in services {
+    for (name, service) in services.iter() {
         let slices = of_service.get(&(&*name.namespace, &*name.name)).map_or(&[][..], Vec::as_slice);
         let addresses = || slices.iter().flat_map(|slice| &slice.endpoints).flat_map(|endpoint| &endpoint.addresses);
         if !addresses().any(|address| namespaces.contains_key(address)) {
@@ -42,13 +47,13 @@ pub(super) fn add(
             port: *port,
             endpoints: endpoints(slices, port_name, zone, may_stand),
         };
-        made.push(Service {
+        made.push(Arc::new(Service {
             uid: ServiceUid::new(&name.namespace, &name.name),
             addresses: service.addresses.clone(),
             ports: service.ports.iter().map(port).collect(),
             affinity: service.affinity,
             traffic: service.traffic,
-        });
+        }));
     }
     // A document of ours that has an address of the cluster's loses it to the cluster.
     config.services.retain(|own| !own.addresses.iter().any(|address| claims(&made, *address)));
@@ -57,7 +62,7 @@ pub(super) fn add(
     config.services.dedup_by(|one, other| one.uid == other.uid);
 }
 
-fn claims(services: &[Service], address: IpAddr) -> bool {
+fn claims(services: &[Arc<Service>], address: IpAddr) -> bool {
     services.iter().any(|service| service.addresses.contains(&address))
 }
 
@@ -95,7 +100,7 @@ fn endpoints(
 #[cfg(test)]
 mod tests {
     use super::super::tests::{cluster, name, pod};
-    use super::super::{Cluster, Node, NodeName};
+    use super::super::{Cluster, Namespace, Node, NodeName};
     use super::*;
     use crate::model::service::{Affinity, TrafficPolicy};
 
@@ -121,7 +126,8 @@ mod tests {
     /// With the pods shop/web and other/web in the mesh and a Service of these endpoints in `shop`.
     fn with(endpoints: &[SliceEndpoint]) -> Cluster {
         let mut cluster = cluster();
-        cluster.namespaces().entry("other".to_owned()).or_default().enrolled = true;
+        let enrolled = Namespace { enrolled: true, ..Namespace::default() };
+        cluster.namespaces().insert("other".to_owned(), enrolled);
         cluster.pods().insert(name("shop", "web"), pod("10.1.1.2"));
         cluster.pods().insert(name("other", "web"), pod("10.1.1.3"));
         cluster.services().insert(name("shop", "web"), service());

@@ -97,7 +97,8 @@ fn a_pod_has_its_service_accounts_identity_and_leaves_with_its_end() {
     assert_eq!((web.uid.as_str(), web.node.as_str(), web.announced), ("shop/web", "a", true));
     assert_eq!(config.mesh.pod_ranges, ["10.1.1.0/24".parse().unwrap()]);
     assert_eq!(addresses(&mut cluster), (vec!["10.1.1.2".to_owned()], vec!["10.1.1.3".to_owned()]));
-    cluster.pods().values_mut().for_each(|pod| pod.finished = true);
+    let all: Vec<_> = cluster.pods().iter().map(|(name, pod)| (name.clone(), pod.clone())).collect();
+    cluster.pods().replace(all.into_iter().map(|(name, pod)| (name, Pod { finished: true, ..pod })));
     assert_eq!(addresses(&mut cluster), (vec![], vec![]));
 }
 
@@ -113,6 +114,34 @@ fn an_address_that_two_claim_belongs_to_nobody() {
     let thief = json!({"node": "b", "addresses": ["10.1.1.2"]});
     assert_eq!(set(&mut cluster, "Workload", &name("other", "thief"), thief), None);
     assert_eq!(addresses(&mut cluster), (vec![], vec![]));
+}
+
+#[test]
+fn a_workload_of_a_document_is_never_on_the_clusters_nodes() {
+    let mut cluster = cluster();
+    let mut refused = |spec: Value| set(&mut cluster, "Workload", &name("shop", "vm"), spec);
+    let found = refused(json!({"node": "a", "addresses": ["192.0.2.7"], "netns": "/proc/1/ns/net"})).unwrap();
+    assert_eq!(
+        found,
+        "Workload shop/vm: spec.netns: is not possible in a cluster: what runs on its nodes are pods\n\
+         Workload shop/vm: spec.node: is a node of this cluster: what runs there are pods"
+    );
+    assert_eq!(refused(json!({"node": "elsewhere", "addresses": ["192.0.2.7"]})), None);
+    assert_eq!(addresses(&mut cluster).0, ["192.0.2.7"]);
+    cluster.nodes().insert(NodeName::new("elsewhere"), Node::default());
+    assert_eq!(addresses(&mut cluster).0, [""; 0]);
+}
+
+#[test]
+fn who_should_be_in_the_mesh_and_is_on_the_nodes_network_is_named() {
+    let mut cluster = cluster();
+    cluster.own_node = Some(NodeName::new("a"));
+    let host = Pod { host_network: true, ..pod("10.1.1.2") };
+    cluster.pods().insert(name("shop", "host"), host.clone());
+    cluster.pods().insert(name("other", "host"), host.clone());
+    cluster.pods().insert(name("shop", "there"), Pod { node: Some(NodeName::new("b")), ..host });
+    let named: Vec<_> = cluster.barred().into_iter().map(|(uid, _)| uid.to_string()).collect();
+    assert_eq!(named, ["shop/host"]);
 }
 
 #[test]
@@ -183,4 +212,80 @@ fn a_sandbox_says_more_than_the_api() {
     cluster.pods().insert(name("shop", "next"), next);
     assert_eq!(addresses(&mut cluster).0, ["10.1.1.5"]);
     assert!(cluster.contested().is_empty());
+}
+
+#[test]
+fn what_is_made_of_a_pod_stays_until_something_of_it_changes() {
+    let mut cluster = cluster();
+    let address = |number: u32| std::net::Ipv4Addr::from(0x0a02_0000 + number).to_string();
+    let numbered = |number: u32| (name("shop", &format!("web-{number}")), pod(&address(number)));
+    cluster.nodes().replace([]);
+    cluster.pods().replace((0..10_000).map(numbered));
+    let lowered = |cluster: &mut Cluster| {
+        let before = cluster.made.lowered;
+        assert_eq!(cluster.config().unwrap().workloads.len(), 10_000);
+        assert!(!cluster.has_changed());
+        cluster.made.lowered - before
+    };
+    assert_eq!(lowered(&mut cluster), 10_000);
+    assert_eq!(lowered(&mut cluster), 0);
+    let (name, pod) = numbered(4711);
+    cluster.pods().insert(name.clone(), pod.clone());
+    assert_eq!(lowered(&mut cluster), 0, "an equal pod is no change");
+    cluster.pods().insert(name, Pod { served: false, ..pod });
+    assert_eq!(lowered(&mut cluster), 1);
+}
+
+#[test]
+fn who_shares_an_address_gets_it_back_when_the_other_leaves() {
+    let mut cluster = cluster();
+    cluster.pods().insert(name("shop", "web"), pod("10.1.1.2"));
+    assert_eq!(addresses(&mut cluster).0, ["10.1.1.2"]);
+    let both = vec!["10.1.1.2".parse().unwrap(), "10.1.1.3".parse().unwrap()];
+    cluster.pods().insert(name("shop", "thief"), Pod { addresses: both, ..pod("10.1.1.3") });
+    assert_eq!(addresses(&mut cluster).0, ["10.1.1.3"]);
+    cluster.pods().insert(name("shop", "thief"), pod("10.1.1.3"));
+    assert_eq!(addresses(&mut cluster).0, ["10.1.1.3", "10.1.1.2"]);
+    assert!(cluster.contested().is_empty());
+}
+
+/// What is kept from before must be what a new cluster of the same objects makes.
+#[test]
+fn changes_one_after_the_other_make_what_all_make_at_once() {
+    let mut state = 7_u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut grown = cluster();
+    for _ in 0..400 {
+        let who = name(["shop", "free", "other"][usize::try_from(random(3)).unwrap()], &format!("p{}", random(6)));
+        let address: IpAddr = format!("10.1.{}.{}", 1 + random(2), 2 + random(5)).parse().unwrap();
+        let uid = PodUid::parse(&format!("u{}", random(8))).unwrap();
+        match random(8) {
+            0 => grown.pods().remove(&who),
+            1 => grown.sandboxes().insert(uid, SandboxState::Runs(vec![address])),
+            2 => grown.sandboxes().insert(uid, SandboxState::Ended),
+            3 => grown.sandboxes().remove(&uid),
+            4 => {
+                let enrolled = Namespace { enrolled: random(2) == 0, ..Namespace::default() };
+                grown.namespaces().insert("other".to_owned(), enrolled);
+            }
+            5 => {
+                let pod_ranges = vec![format!("10.1.{}.0/24", 1 + random(2)).parse().unwrap()];
+                grown.nodes().insert(NodeName::new("a"), Node { pod_ranges, zone: None });
+            }
+            _ => {
+                let finished = random(5) == 0;
+                grown.pods().insert(who, Pod { uid, finished, addresses: vec![address], ..pod("10.1.1.2") });
+            }
+        }
+        let mut fresh = cluster();
+        fresh.namespaces().replace(grown.namespaces.iter().map(|(name, known)| (name.clone(), *known)));
+        fresh.nodes().replace(grown.nodes.iter().map(|(name, known)| (name.clone(), known.clone())));
+        fresh.pods().replace(grown.pods.iter().map(|(name, known)| (name.clone(), known.clone())));
+        fresh.sandboxes().replace(grown.sandboxes.iter().map(|(uid, known)| (uid.clone(), known.clone())));
+        assert_eq!(grown.config().unwrap(), fresh.config().unwrap());
+        assert_eq!(grown.contested(), fresh.contested());
+    }
 }

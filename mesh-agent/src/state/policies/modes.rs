@@ -6,11 +6,11 @@ use super::*;
 fn check(settings: &str, documents: &[&str]) -> [String; 2] {
     let documents: Vec<_> = documents.iter().map(|document| format!("PeerAuthentication {document}")).collect();
     let config = mesh(settings, &documents.iter().map(String::as_str).collect::<Vec<_>>());
-    let modes = Modes::new(&config.mesh, config.workloads.iter(), &config.peer_authentication);
+    let modes = Modes::new(&config.mesh, &Roster::new(config.workloads.clone()), &config.peer_authentication, None);
     [80, 81].map(|port| {
         let EffectiveMode { mode, by, is_limited } = modes.of(&web(), port);
         let by = by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
-        format!("{}{by}{}", mode.name(), if *is_limited { ", limited" } else { "" })
+        format!("{}{by}{}", mode.name(), if is_limited { ", limited" } else { "" })
     })
 }
 

@@ -135,10 +135,12 @@ fn world(random: &mut Random, template: &MeshConfig) -> MeshConfig {
         let labels =
             random.some(2, |random| (random.of(&["app", "tier"]).to_owned(), random.of(&["a", "b"]).to_owned()));
         let uid = WorkloadUid::new(namespace, &format!("w{number}"));
-        config.workloads.push(Workload { uid, labels: labels.into_iter().collect(), ..web.clone() });
+        let labels = labels.into_iter().collect();
+        config.workloads.push(Workload { uid, labels, ..Workload::clone(&web) }.into());
     }
-    config.authorization = (0..random.below(12)).map(|number| policy(random, number)).collect();
-    config.authorization.sort_by(|one, other| one.name.cmp(&other.name));
+    let mut policies: Vec<_> = (0..random.below(12)).map(|number| policy(random, number)).collect();
+    policies.sort_by(|one, other| one.name.cmp(&other.name));
+    config.authorization = policies.into();
     let loosener = [
         Loosener::Everybody,
         Loosener::Namespace("shop".to_owned()),
@@ -165,7 +167,7 @@ fn the_index_agrees_with_the_definition() {
                 destination: std::net::SocketAddr::new(random.of(&ADDRESSES).parse().unwrap(), random.of(&PORTS)),
                 now: UNIX_EPOCH + Duration::from_secs(1_795_435_200 + random.next() % 1_209_600),
             };
-            let workload = random.of(&config.workloads).uid;
+            let workload = random.of(&config.workloads).uid.clone();
             let decision = index.evaluate(&workload, &connection);
             assert_eq!(decision, naive::evaluate(&config, &workload, &connection), "seed {seed}: {connection:?}");
             let kind = super::shown(&decision).split(' ').take(2).collect::<Vec<_>>().join(" ");
