@@ -52,7 +52,7 @@ pub struct SourceFile {
     pub text: String,
 }
 
-/// A whole configuration, valid. A clone shares what is large with its original, and comparing the two takes no time.
+/// A whole configuration, valid. A clone shares what is large with its original.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct MeshConfig {
     /// The mesh-wide settings.

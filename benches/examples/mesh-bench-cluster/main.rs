@@ -72,8 +72,9 @@ fn main() -> Result<ExitCode> {
     })?;
 
     let started = Instant::now();
-    let arguments = vec!["--cni-conf-dir".to_owned(), own.join("net.d").display().to_string()];
-    std::fs::create_dir(own.join("net.d"))?;
+    let files = [("--cni-socket", "cni.sock"), ("--cni-known", "known.json")];
+    let arguments = files.iter().flat_map(|(flag, file)| [(*flag).to_owned(), own.join(file).display().to_string()]);
+    let arguments = arguments.collect();
     let cluster = Cluster { kubeconfig: api.kubeconfig(), arguments };
     let agent = Agent::of_cluster(&options.agent, node, &own, cluster)?;
     let pid = agent.id().context("the agent has no process")?;

@@ -4,6 +4,7 @@
 //! is `config::Cluster`'s business. While the API server is away, the last state stands.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1;
@@ -381,8 +382,16 @@ fn only_pods_differ(now: &MeshConfig, next: &MeshConfig) -> bool {
         revocations,
         digest: _,
     } = now;
-    (mesh, authorization, peer_authentication) == (&next.mesh, &next.authorization, &next.peer_authentication)
-        && (federated, rego, revocations) == (&next.federated, &next.rego, &next.revocations)
+    (mesh, rego) == (&next.mesh, &next.rego)
+        && are_same(authorization, &next.authorization)
+        && are_same(peer_authentication, &next.peer_authentication)
+        && are_same(federated, &next.federated)
+        && are_same(revocations, &next.revocations)
+}
+
+/// While no document changes the lists are shared, and looking into thousands of policies can be saved.
+fn are_same<T: PartialEq>(one: &Arc<[T]>, other: &Arc<[T]>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 fn merge<K: Clone + Ord, T: PartialEq>(known: &mut Tracked<K, T>, news: News<T>, key: impl Fn(ObjectName) -> K) {
