@@ -137,9 +137,11 @@ pub(crate) fn a_killed_agent_leaves_its_pods_closed_and_comes_back(meshed: &Mesh
     meshed.wait_served()
 }
 
+/// The signing service is the same program by another command.
 fn is_agent(pid: Pid) -> bool {
-    let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
-    name.trim_end() == "mesh-agent"
+    let words = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    let mut words = words.split('\0');
+    words.next().is_some_and(|program| program.ends_with("mesh-agent")) && words.next() == Some("run")
 }
 
 fn processes_below(cgroup: &Path) -> Result<Vec<Pid>> {
