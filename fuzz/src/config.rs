@@ -67,7 +67,6 @@ fn check_config(config: MeshConfig) {
 fn check_policies(state: &MeshState, workload: &Workload, now: SystemTime) {
     let destination = (workload.addresses[0], 80).into();
     let Some(explained) = explain(state, workload, destination, now) else { return };
-    assert!(!explained.to_string().is_empty());
     let Some(arrival) = explained.arrival else { return };
     let peer = matches!(explained.route, Route::Mesh(_)).then_some(&workload.identity);
     let connection = Connection { peer, source: explained.source_address, destination, now };

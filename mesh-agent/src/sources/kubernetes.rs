@@ -4,7 +4,6 @@
 //! is `config::Cluster`'s business. While the API server is away, the last state stands.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1;
@@ -15,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::config::{API_GROUP, API_VERSION, Cluster, ConfigErrors, KINDS, MeshConfig, Tracked, Verdict};
+use crate::config::{API_GROUP, API_VERSION, Cluster, KINDS, MeshConfig, Tracked, Verdict};
 use crate::model::cluster::{ClusterService, Namespace, Node, ObjectName, Pod, SandboxState, Slice};
 use crate::model::workload::{NodeName, PodUid, WorkloadUid};
 use crate::state::needs_restart;
@@ -23,10 +22,13 @@ use crate::state::needs_restart;
 mod ask;
 mod follow;
 mod read;
+mod taken;
 
 pub use ask::Members;
 use ask::Question;
 use follow::{News, follow};
+use taken::{Difference, only_pods_differ};
+pub use taken::{Rejection, Taken};
 
 /// How often the API server is asked whether it is there, and how long it may take to answer.
 const ASK: Duration = Duration::from_secs(5);
@@ -339,59 +341,6 @@ fn replace_if_new<T: PartialEq>(sender: &watch::Sender<T>, next: T) {
         *known = next;
         is_news
     });
-}
-
-/// A configuration that is new.
-#[derive(Debug)]
-pub struct Taken {
-    /// The whole.
-    pub config: MeshConfig,
-    /// Whether documents have changed, and not pods alone.
-    pub documents: bool,
-}
-
-/// What of a configuration is new.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Difference {
-    Nothing,
-    Pods,
-    Documents,
-}
-
-/// Why a change isn't taken.
-#[derive(Debug, thiserror::Error)]
-pub enum Rejection {
-    /// The documents don't go together.
-    #[error(transparent)]
-    Invalid(#[from] ConfigErrors),
-    /// Only a new agent could take it.
-    #[error("only a restart of the agent can change {}", .0.join(", "))]
-    NeedsRestart(Vec<&'static str>),
-}
-
-fn only_pods_differ(now: &MeshConfig, next: &MeshConfig) -> bool {
-    let MeshConfig {
-        mesh,
-        workloads: _,
-        outside: _,
-        authorization,
-        peer_authentication,
-        federated,
-        rego,
-        services: _,
-        revocations,
-        digest: _,
-    } = now;
-    (mesh, rego) == (&next.mesh, &next.rego)
-        && are_same(authorization, &next.authorization)
-        && are_same(peer_authentication, &next.peer_authentication)
-        && are_same(federated, &next.federated)
-        && are_same(revocations, &next.revocations)
-}
-
-/// While no document changes the lists are shared, and looking into thousands of policies can be saved.
-fn are_same<T: PartialEq>(one: &Arc<[T]>, other: &Arc<[T]>) -> bool {
-    Arc::ptr_eq(one, other) || one == other
 }
 
 fn merge<K: Clone + Ord, T: PartialEq>(known: &mut Tracked<K, T>, news: News<T>, key: impl Fn(ObjectName) -> K) {
