@@ -104,15 +104,17 @@ fn state(count: usize) -> MeshState {
 fn route_to_a_workload(bencher: Bencher<'_, '_>, workloads: usize) {
     let state = state(workloads);
     let destination: SocketAddr = "10.0.0.7:80".parse().expect("an address");
-    assert!(matches!(route(&state, destination), Route::Mesh(_)));
-    bencher.bench(|| route(black_box(&state), black_box(destination)));
+    let source = state.at("10.0.0.1".parse().expect("an address")).expect("a workload");
+    assert!(matches!(route(&state, source, destination), Route::Mesh(_)));
+    bencher.bench(|| route(black_box(&state), black_box(source), black_box(destination)));
 }
 
 #[divan::bench(args = ["10.200.0.1:80", "192.0.2.1:80"])]
 fn route_elsewhere(bencher: Bencher<'_, '_>, destination: &str) {
     let state = state(1000);
     let destination: SocketAddr = destination.parse().expect("an address");
-    bencher.bench(|| route(black_box(&state), black_box(destination)));
+    let source = state.at("10.0.0.1".parse().expect("an address")).expect("a workload");
+    bencher.bench(|| route(black_box(&state), black_box(source), black_box(destination)));
 }
 
 /// A client's first flight with the default groups: post-quantum keys make it longer than one segment.
