@@ -24,6 +24,9 @@ impl ConfigDigest {
     /// Of names and texts.
     pub(super) fn of_parts(parts: impl Iterator<Item = (impl AsRef<[u8]>, impl AsRef<[u8]>)>) -> Self {
         let mut hash = Context::new(&SHA256);
+        let mut parts: Vec<_> = parts.collect();
+        // In which order they were read means nothing.
+        parts.sort_by(|one, other| one.0.as_ref().cmp(other.0.as_ref()));
         for (name, text) in parts {
             // Lengths first, or two parts could look like one.
             for part in [name.as_ref(), text.as_ref()] {
