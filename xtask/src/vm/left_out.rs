@@ -7,20 +7,25 @@ pub(super) const TESTS: [(&str, &str); 1] =
 const TOO_BIG: &str = "too big for emulation; with --long, or named with --test, it runs";
 const NO_KERNEL: &str = "nothing in it depends on the kernel; with --long, or named with --test, it runs";
 
+const CLUSTER: &str = "the kubernetes tier runs it";
+
 /// A file of tests, and why it is left out of an everyday run.
-pub(super) const FILES: [(&str, &str); 20] = [
+pub(super) const FILES: [(&str, &str); 23] = [
     ("apps", TOO_BIG),
     ("audit", NO_KERNEL),
     ("bounds", TOO_BIG),
     ("clients", TOO_BIG),
     ("cli", NO_KERNEL),
-    ("cluster", "the kubernetes tier runs it"),
-    ("cni", "the kubernetes tier runs it"),
+    ("cluster", CLUSTER),
+    ("cni", CLUSTER),
     ("demo", TOO_BIG),
+    ("demo_kubernetes", CLUSTER),
     ("federation", NO_KERNEL),
     ("hostile", NO_KERNEL),
     ("identity", NO_KERNEL),
     ("join", NO_KERNEL),
+    ("kubernetes", CLUSTER),
+    ("manifests", CLUSTER),
     ("modes", NO_KERNEL),
     ("observability", NO_KERNEL),
     ("policy", NO_KERNEL),
