@@ -6,15 +6,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use mesh_tests::cluster::{Cluster, Node, Plan};
+use mesh_tests::cluster::{Cluster, Meshed, Node, Plan, logs, manifests};
 use mesh_tests::wait::wait_until;
 
-#[path = "kubernetes/meshed.rs"]
-mod meshed;
 #[path = "kubernetes/outages.rs"]
 mod outages;
 
-use meshed::{Meshed, logs, manifests};
 use outages::{
     a_killed_agent_leaves_its_pods_closed_and_comes_back, a_rolling_update_is_short,
     nothing_changes_without_an_api_server, the_first_connection_of_every_pod_is_diverted,

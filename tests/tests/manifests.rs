@@ -261,13 +261,16 @@ fn an_apply_that_makes_something_needs_create(kubectl: &Kubectl) -> Result<()> {
 
 /// Writes a condition of a pod, by one request of the verb `patch`: kubectl's own `patch` reads the pod first, which an agent may not do.
 fn write(kubectl: &Kubectl, pod: &str, condition: &str, user: &[&str]) -> Result<(), String> {
-    let (namespace, name) = pod.split_once('/').unwrap_or(("shop", pod));
-    let status = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
-        "status": {"conditions": [{"type": condition, "status": "False", "reason": "Test"}]},
-    });
+    let status = json!({"conditions": [{"type": condition, "status": "False", "reason": "Test"}]});
     // An apply takes away what the same manager has applied before.
-    let manager = format!("--field-manager={}", condition.replace('/', "-"));
+    write_status(kubectl, pod, &status, &condition.replace('/', "-"), user)
+}
+
+fn write_status(kubectl: &Kubectl, pod: &str, status: &Value, manager: &str, user: &[&str]) -> Result<(), String> {
+    let (namespace, name) = pod.split_once('/').unwrap_or(("shop", pod));
+    let metadata = json!({"name": name, "namespace": namespace});
+    let status = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status});
+    let manager = format!("--field-manager={manager}");
     let apply = ["apply", "--server-side", "--force-conflicts", "--subresource=status", "--filename=-", &manager];
     let output =
         kubectl.output(&[&apply[..], user].concat(), &status.to_string()).map_err(|error| error.to_string())?;
@@ -296,6 +299,12 @@ fn only_an_agent_writes_its_conditions(kubectl: &Kubectl) -> Result<()> {
     for (node, pod) in [("node-1", "elsewhere/far"), ("another", "web"), ("", "web")] {
         let refused = write_as(node, pod, "mesh.hauberk.dev/Test").expect_err("it is another node's pod");
         assert!(refused.contains("an agent writes the status of pods of its own node only"), "{refused}");
+    }
+    for status in [json!({"podIP": "10.9.9.9", "podIPs": [{"ip": "10.9.9.9"}]}), json!({"phase": "Failed"})] {
+        let user = agent("node-1");
+        let user: Vec<_> = user.iter().map(String::as_str).collect();
+        let refused = write_status(kubectl, "web", &status, "addresses", &user).expect_err("it is the kubelet's");
+        assert!(refused.contains("an agent does not write a pod's phase and addresses"), "{refused}");
     }
     let refused = write_as("node-1", "web", "Ready").expect_err("it is the kubelet's condition");
     assert!(refused.contains("an agent writes conditions of mesh.hauberk.dev only"), "{refused}");

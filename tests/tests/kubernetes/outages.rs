@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
+use mesh_tests::cluster::{Meshed, logs};
 use mesh_tests::wait::wait_until;
 use rustix::process::Pid;
 
-use crate::meshed::{Meshed, logs};
 use crate::{PATIENCE, PORT, SECRET};
 
 /// How long the API server is away.
