@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
 use mesh_agent::config::{self, MeshConfig, SourceFile};
 use mesh_agent::identity::ca::init_dir;
 use mesh_agent::identity::rotate::CaDirectory;
@@ -15,11 +16,12 @@ use mesh_agent::model::mesh::{CaFiles, SvidSettings, TlsSettings};
 use mesh_agent::model::spiffe::{SpiffeId, TrustDomain};
 use mesh_agent::model::svid::X509Svid;
 use mesh_agent::signing::server::SigningServer;
-use mesh_agent::signing::{JoinTokenFile, RemoteIssuer};
+use mesh_agent::signing::{Anchor, Introducer, Introduction, JoinTokenFile, RemoteIssuer, Reviewer};
 use mesh_agent::tls::datapath::DataPaths;
 use mesh_agent::tls::handshake::{accept, connect};
 use mesh_agent::tls::issuer::{IssuerAnchor, signing_client_config};
 use mesh_agent::tls::{client_config, server_config};
+use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -59,12 +61,17 @@ spec: {node: a, serviceAccount: web, addresses: [10.1.2.3]}
 
 impl Stage {
     async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// Agents join with whatever the `reviewer` knows, as in a cluster.
+    async fn start_with(reviewer: Option<Reviewer>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         init_dir(path, trust_domain(), SystemTime::now()).unwrap();
         let files = CaFiles::of_directory(path);
         let issuer = Arc::new(EmbeddedIssuer::open(trust_domain(), files, SvidSettings::default()).unwrap());
-        let server = SigningServer::new(Arc::clone(&issuer), &path.join("journal"), &documents(), None).unwrap();
+        let server = SigningServer::new(Arc::clone(&issuer), &path.join("journal"), &documents(), reviewer).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(server.run(listener, REFRESH));
@@ -115,6 +122,47 @@ async fn an_agent_joins_and_gets_its_workloads_svids_and_no_others() {
         async { accept(listener.accept().await.unwrap().0, server, &paths, LIMIT).await },
     );
     assert_eq!((client.unwrap().peer, server.unwrap().peer), (workload("web"), workload("web")));
+}
+
+/// Introduces as a cluster does: roots that came another way, and a token that somebody else knows.
+struct Introduced {
+    address: String,
+    token: &'static str,
+    roots: Vec<CertificateDer<'static>>,
+}
+
+impl Introducer for Introduced {
+    fn introduce(&self) -> BoxFuture<'_, Result<Introduction, IssueError>> {
+        let (address, token) = (self.address.clone(), self.token.to_owned());
+        let anchor = Anchor::Roots(self.roots.clone());
+        Box::pin(async move { Ok(Introduction { address, token, anchor }) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_token_is_reviewed_is_its_own_nodes_and_no_others() {
+    let reviewer: Reviewer = Box::new(|token| {
+        Box::pin(async move { token.strip_prefix("of-").map(str::to_owned).ok_or("nobody knows the token".to_owned()) })
+    });
+    let (stage, other) = (Stage::start_with(Some(reviewer)).await, Stage::start().await);
+    let introduced = |node: &str, token, stage_of_roots: &Stage| {
+        let roots = stage_of_roots.issuer.ca().anchors().bundle.roots.clone();
+        let introducer = Introduced { address: stage.address.clone(), token, roots };
+        RemoteIssuer::new(introducer, trust_domain(), SpiffeId::of_node(&trust_domain(), node).unwrap())
+    };
+    svid(&introduced("a", "of-a", &stage), &workload("web")).await.unwrap();
+    let error = |agent: RemoteIssuer| async move { svid(&agent, &workload("web")).await.err().unwrap().to_string() };
+    assert_eq!(
+        error(introduced("b", "of-b", &stage)).await,
+        "the issuer refuses: this node runs no workload with this identity"
+    );
+    // What it says of itself counts for nothing.
+    assert_eq!(error(introduced("a", "of-b", &stage)).await, "ask the issuer");
+    assert_eq!(error(introduced("a", "forged", &stage)).await, "the issuer refuses: nobody knows the token");
+    // Who isn't recognised by the roots gets no token.
+    let before = std::fs::read_to_string(stage.path().join("journal")).unwrap();
+    assert_eq!(error(introduced("a", "of-a", &other)).await, "ask the issuer");
+    assert_eq!(std::fs::read_to_string(stage.path().join("journal")).unwrap(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
