@@ -120,8 +120,8 @@ fn cargo_build(
     command
 }
 
-/// Where sources and results are, and what the object's debug information calls it: the same commit gives the same bytes
-/// wherever it is built. The last that fits counts, and the target directory is usually inside the workspace.
+/// Where sources and results are, and what the object's debug information calls it, so that it doesn't say where
+/// it was built. The last that fits counts, and the target directory is usually inside the workspace.
 fn places(workspace: &Path, target_dir: &Path) -> Vec<(PathBuf, &'static str)> {
     let home = || std::env::home_dir().map(|home| home.join(".cargo"));
     let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home);

@@ -1,4 +1,4 @@
-//! The agent as an OCI image: one static program and nothing else, the same bytes from the same commit.
+//! The agent as an OCI image: one static program and nothing else.
 //!
 //! Static, with glibc: no library has to be gathered and none can be missing; musl's allocator would cost what the data path gains.
 use std::{

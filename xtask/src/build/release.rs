@@ -1,4 +1,5 @@
-//! The agent's release build: one static program for every kernel and distribution, the same bytes from the same commit.
+//! The agent's release build: one static program for every kernel and distribution. Built in another target directory it still has
+//! other bytes (`cargo xtask image --verify` says so): something still knows where it was made.
 //!
 //! Tests, benches, demo and image all take this one.
 use std::{
