@@ -59,14 +59,18 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let sandboxes = Sandboxes::default();
     cni::restore(&args.cni, &sandboxes)?;
     let source = Source::open(&args, &sandboxes).await?;
-    let kubernetes = source.kubernetes().cloned();
+    let contact = source.cluster().map(|(_, followed)| followed.contact());
     let state = MeshState::new(source.first().clone());
     let node = NodeName::new(&args.node);
     let mount = cgroup::mount_point().map_err(|source| cgroup_error(Path::new("/proc/self/mountinfo"), source))?;
     let root = cgroup_root(&args, &mount)?;
     let own_cgroup = check_placement(&state, &node, &mount, &root)?;
     let data_paths = Arc::new(choose_data_paths(&state)?);
-    let svids = Arc::new(SvidManager::new(issuer::of_agent(state.mesh(), &node, kubernetes.as_ref())?));
+    let svids = Arc::new(SvidManager::new(issuer::of_agent(
+        state.mesh(),
+        &node,
+        source.cluster().map(|(kubernetes, _)| kubernetes),
+    )?));
     let refresh = state.mesh().issuer.refresh;
 
     let root_id = cgroup::lookup(&mount, &root).map_err(|source| cgroup_error(&root, source))?.id;
@@ -81,7 +85,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         kernel: Box::new(move || counted.counters()),
         identity: Box::new(move || issuing.view()),
         audit: audit.clone(),
-        cluster: source.contact(),
+        cluster: contact.clone(),
     }));
     metrics.kernel_tls(data_paths.kernel().map_or(&[], |kernel| &kernel.ciphers));
     let readiness = Arc::new(Readiness::waiting(state.on_node(&node)));
@@ -102,7 +106,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         drain: drain.clone(),
         live: shared.live.clone(),
         audit,
-        cluster: source.contact(),
+        cluster: contact,
     };
     let socket_error = |source| RunError::AdminSocket { path: args.admin_socket.clone(), source };
     let socket = AdminSocket::bind(&args.admin_socket).map_err(socket_error)?;
@@ -126,11 +130,11 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let watching = Arc::clone(&metrics);
     let (uninstall, uninstalled) = watch::channel(false);
     let (left, traces) = (Arc::new(AtomicBool::new(false)), traces(&args));
-    if let (Some(members), Some(barred), Some(kubernetes)) = (source.members(), source.barred(), kubernetes) {
+    if let Some((kubernetes, followed)) = source.cluster() {
         let facts = cni::Facts {
             sandboxes: sandboxes.clone(),
             readiness: Arc::clone(&readiness),
-            members,
+            members: followed.members(),
             cgroup_root: root.clone(),
             own_namespace: kubernetes.namespace().to_owned(),
             uninstalled: uninstalled.clone(),
@@ -140,7 +144,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         let left = Arc::clone(&left);
         let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled, plugin_left, left);
         tasks.spawn(async move { Ok(withdrawn.await?) });
-        let announced = source::announce(kubernetes, Arc::clone(&readiness), barred);
+        let announced = source::announce(kubernetes.clone(), Arc::clone(&readiness), followed.barred());
         tasks.spawn(async move { match announced.await {} });
     }
     tasks.spawn(async move { match source.run(publisher, watching, uninstall).await {} });
@@ -177,6 +181,8 @@ fn traces(args: &RunArgs) -> Vec<PathBuf> {
     plugin.chain([args.admin_socket.clone()]).collect()
 }
 
+/// The agents' service account, as the manifests have it.
+const AGENT: &str = "hauberk-agent";
 /// The labels of the agents' pods.
 const AGENTS: &str = "app.kubernetes.io/name=hauberk-agent";
 /// The namespace of the mesh's own parts, as the manifests have it.

@@ -1,8 +1,8 @@
 //! What the mesh asks of a Kubernetes API server, and writes there. What it follows is in `sources::kubernetes`.
 
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use std::time::Duration;
 
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
@@ -11,6 +11,7 @@ use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use crate::config::{API_GROUP, API_VERSION};
 use crate::model::cluster::{ObjectName, SERVED_CONDITION, UNINSTALL_LABEL, WITHDRAWN_CONDITION};
 use crate::model::workload::PodUid;
 
@@ -222,6 +223,11 @@ impl Kubernetes {
     {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
+}
+
+/// One of our kinds, as the API names it in the plural.
+pub fn resource(kind: &str, plural: &str) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(API_GROUP, API_VERSION, kind), plural)
 }
 
 fn is_withdrawn(pod: &Pod) -> bool {

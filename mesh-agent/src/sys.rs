@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod file;
 pub mod harden;
 pub mod http;
 pub mod interrupt;

@@ -4,11 +4,13 @@
 
 pub mod access;
 pub mod audit;
+mod chain;
 pub mod exposition;
 pub mod log;
 pub mod metrics;
 mod moment;
 
 pub use access::{ConnectionSummary, Direction, End, Refusal, Tls};
+pub use chain::chain;
 pub use metrics::Metrics;
 pub use moment::moment;

@@ -129,14 +129,7 @@ pub(super) fn start(
 pub fn uninstall(place: &CniPlace, known: &Path) -> io::Result<()> {
     let (Some(plugins), Some(configuration)) = (&place.cni_bin_dir, &place.cni_conf_dir) else { return Ok(()) };
     installer::uninstall(plugins, configuration)?;
-    forget_known(known)
-}
-
-fn forget_known(known: &Path) -> io::Result<()> {
-    match std::fs::remove_file(known) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    sys::file::remove(known)
 }
 
 /// Writes down which namespaces are enrolled, for the plugin while no agent answers, for ever.
@@ -149,7 +142,7 @@ async fn tell(
     let mut enrolled = members.enrolled();
     loop {
         let known = Known { enrolled: enrolled.borrow_and_update().clone(), own: own.clone() };
-        let written = if *uninstalled.borrow_and_update() { forget_known(&path) } else { known.write(&path) };
+        let written = if *uninstalled.borrow_and_update() { sys::file::remove(&path) } else { known.write(&path) };
         if let Err(error) = &written {
             tracing::error!(%error, path = %path.display(), "the enrolled namespaces can't be written down");
         }

@@ -18,7 +18,7 @@ use crate::kubernetes::{Kubernetes, KubernetesError};
 use crate::model::cluster::ObjectName;
 use crate::model::workload::{NodeName, PodUid, WorkloadUid};
 use crate::pod::{Readiness, Sandboxes};
-use crate::sources::kubernetes::{KubernetesSource, Members};
+use crate::sources::kubernetes::KubernetesSource;
 use crate::sources::watch::Watch;
 use crate::state::MeshState;
 use crate::store::Publisher;
@@ -60,35 +60,11 @@ impl Source {
         }
     }
 
-    /// The cluster, if it is one.
-    pub(super) fn kubernetes(&self) -> Option<&Kubernetes> {
+    /// The API server and what is followed of it, if the source is a cluster.
+    pub(super) fn cluster(&self) -> Option<(&Kubernetes, &KubernetesSource)> {
         match self {
             Self::Directory(_) => None,
-            Self::Cluster { kubernetes, .. } => Some(kubernetes),
-        }
-    }
-
-    /// Who is in the mesh, if the source is a cluster.
-    pub(super) fn members(&self) -> Option<Members> {
-        match self {
-            Self::Directory(_) => None,
-            Self::Cluster { source, .. } => Some(source.members()),
-        }
-    }
-
-    /// Pods of this node that should be in the mesh and can't be, if the source is a cluster.
-    pub(super) fn barred(&self) -> Option<watch::Receiver<Vec<(WorkloadUid, PodUid)>>> {
-        match self {
-            Self::Directory(_) => None,
-            Self::Cluster { source, .. } => Some(source.barred()),
-        }
-    }
-
-    /// When the cluster's API answered last, if the source is a cluster.
-    pub(super) fn contact(&self) -> Option<watch::Receiver<Option<SystemTime>>> {
-        match self {
-            Self::Directory(_) => None,
-            Self::Cluster { source, .. } => Some(source.contact()),
+            Self::Cluster { kubernetes, source, .. } => Some((kubernetes, source)),
         }
     }
 
@@ -117,9 +93,8 @@ impl Source {
                         tracing::info!(target: "audit", %digest, workloads, "changed configuration taken");
                     }
                     publisher.publish(MeshState::after(taken.config, Some(&publisher.snapshot())));
-                    uninstall.send_if_modified(|known| {
-                        std::mem::replace(known, source.cluster().is_uninstalled()) != source.cluster().is_uninstalled()
-                    });
+                    let shall_leave = source.cluster().is_uninstalled();
+                    uninstall.send_if_modified(|known| std::mem::replace(known, shall_leave) != shall_leave);
                 }
                 Err(rejection) => {
                     tracing::error!(target: "audit", reason = %rejection, "changed configuration rejected");

@@ -4,9 +4,9 @@
 //! (`sources/watch.rs`). When the agent ends everything stays: enrolled pods must not start without it.
 
 use std::convert::Infallible;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,14 +16,12 @@ use tokio::time::sleep;
 
 use super::PLUGIN;
 use super::conflist::{self, ConfigFile, Step};
+use crate::sys::file::{self, Look};
 
 /// A change is answered once two looks in a row have seen it: within a second, and not while somebody still writes.
 const LOOK: Duration = Duration::from_millis(500);
 /// The plugin is this program.
 const OWN: &str = "/proc/self/exe";
-
-/// What tells one state of a file from another: device, inode, size, times of modification and of change.
-type Looks = [i128; 5];
 
 /// The installer's task.
 #[derive(Debug)]
@@ -31,7 +29,7 @@ pub struct Installer {
     plugins: PathBuf,
     configuration: PathBuf,
     entry: String,
-    binary: Option<Looks>,
+    binary: Option<Look>,
     seen: Vec<ConfigFile>,
     said: Option<String>,
 }
@@ -90,14 +88,14 @@ impl Installer {
     /// The plugin first: a configuration must not name what isn't there.
     fn look(&mut self) -> io::Result<Vec<Step>> {
         let path = self.plugins.join(PLUGIN);
-        if self.binary.is_none() || looks(&path).ok() != self.binary {
+        if self.binary.is_none() || Look::at(&path).ok() != self.binary {
             if !is_same(&path)? {
                 let mut own = Vec::new();
                 File::open(OWN)?.read_to_end(&mut own)?;
-                replace(&path, &own, 0o755)?;
+                file::replace(&path, 0o755, &own)?;
                 tracing::info!(path = %path.display(), "CNI plugin installed");
             }
-            self.binary = Some(looks(&path)?);
+            self.binary = Some(Look::at(&path)?);
         }
         let files = read(&self.configuration)?;
         if files != self.seen {
@@ -114,27 +112,8 @@ impl Installer {
 pub fn uninstall(plugins: &Path, configuration: &Path) -> io::Result<Vec<Step>> {
     let steps = conflist::remove(&read(configuration)?);
     take(configuration, &steps)?;
-    match fs::remove_file(plugins.join(PLUGIN)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(steps),
-    }
-}
-
-/// Writes a file as a whole: who reads it meanwhile sees the old one or the new one.
-pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.sync_all()
-    });
-    let placed = written.and_then(|()| fs::rename(&temporary, path));
-    if placed.is_err() {
-        // The first error says more.
-        drop(fs::remove_file(&temporary));
-    }
-    placed
+    file::remove(&plugins.join(PLUGIN))?;
+    Ok(steps)
 }
 
 /// All files of a configuration; none where there is no directory yet.
@@ -165,20 +144,13 @@ fn take(directory: &Path, steps: &[Step]) -> io::Result<()> {
             Step::Write { name, text } => {
                 let path = directory.join(name);
                 let mode = fs::metadata(&path).map_or(0o644, |found| found.permissions().mode() & 0o777);
-                replace(&path, text.as_bytes(), mode)?;
+                file::replace(&path, mode, text.as_bytes())?;
             }
             Step::Rename { from, to } => fs::rename(directory.join(from), directory.join(to))?,
             Step::Remove { name } => fs::remove_file(directory.join(name))?,
         }
     }
     Ok(())
-}
-
-fn looks(path: &Path) -> io::Result<Looks> {
-    let found = fs::metadata(path)?;
-    let moment = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
-    let times = [moment(found.mtime(), found.mtime_nsec()), moment(found.ctime(), found.ctime_nsec())];
-    Ok([found.dev().into(), found.ino().into(), found.size().into(), times[0], times[1]])
 }
 
 /// Whether the plugin at `path` is this very program.
@@ -215,7 +187,7 @@ mod tests {
         let list = configuration.join("10-a.conflist");
         for name in ["n", "other"] {
             fs::write(&list, LIST.replace("\"n\"", &format!("\"{name}\""))).unwrap();
-            fs::set_permissions(&list, Permissions::from_mode(0o600)).unwrap();
+            fs::set_permissions(&list, fs::Permissions::from_mode(0o600)).unwrap();
             assert_eq!(installer.look().unwrap(), [], "somebody may still be writing");
             assert_eq!(installer.look().unwrap().len(), 1);
             assert!(fs::read_to_string(&list).unwrap().contains(PLUGIN));

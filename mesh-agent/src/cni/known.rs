@@ -8,8 +8,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// The namespace of the cluster's own parts, which the mesh needs: never held up, whatever is known.
-pub const SYSTEM_NAMESPACE: &str = "kube-system";
+use crate::model::cluster::SYSTEM_NAMESPACE;
+use crate::sys::file;
 
 /// Namespaces, as the agent saw them last.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -35,7 +35,7 @@ impl Known {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)?;
         }
-        super::installer::replace(path, &serde_json::to_vec(self)?, 0o644)
+        file::replace(path, 0o644, &serde_json::to_vec(self)?)
     }
 
     /// Whether a namespace belongs to what the mesh itself needs.

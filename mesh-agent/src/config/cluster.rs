@@ -12,7 +12,9 @@ use serde_json::Value;
 use super::assemble::{Assembly, Place};
 use super::walk::Report;
 use super::{ConfigDigest, ConfigErrors, MeshConfig, object, read};
-use crate::model::cluster::{ClusterService, ENROLLED_LABEL, Namespace, Node, ObjectName, Pod, SandboxState, Slice};
+use crate::model::cluster::{
+    ClusterService, ENROLLED_LABEL, Namespace, Node, ObjectName, Pod, SYSTEM_NAMESPACE, SandboxState, Slice,
+};
 use crate::model::workload::{NodeName, PodUid, WorkloadUid};
 
 mod pods;
@@ -21,9 +23,6 @@ mod tracked;
 
 use pods::Made;
 pub use tracked::Tracked;
-
-/// The namespace of the cluster's own parts: never in the mesh, which needs them.
-const SYSTEM_NAMESPACE: &str = "kube-system";
 
 /// Whether a pod is in the mesh, and why not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

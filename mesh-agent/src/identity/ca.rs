@@ -26,7 +26,7 @@ use crate::model::svid::{Trust, TrustBundle, fingerprint};
 mod files;
 
 pub use files::{CaFileError, ensure_dir, init_dir, intermediate_dir};
-pub(super) use files::{load_files, read_secret, replace_file, write_new};
+pub(super) use files::{load_files, read_secret, write_new};
 
 /// Why a CA can't be made or loaded.
 #[derive(Debug, thiserror::Error)]

@@ -10,10 +10,11 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::CertificateDer;
 
 use super::LocalCa;
-use super::ca::{CaFileError, load_files, read_secret, replace_file, write_new};
+use super::ca::{CaFileError, load_files, read_secret, write_new};
 use crate::model::bundle::{self, BundleError};
 use crate::model::mesh::{CaFiles, SvidSettings};
 use crate::model::spiffe::TrustDomain;
+use crate::sys::file;
 
 /// The root that will sign next, between `prepare` and `activate`.
 const NEXT_CERTIFICATE: &str = "next.crt";
@@ -91,11 +92,11 @@ impl CaDirectory<'_> {
         }
         let files = self.files();
         // Who reads between these two finds a key that doesn't fit, and keeps what it has.
-        wrote(&files.key, replace_file(&files.key, 0o600, read_secret(&key)?.as_bytes()))?;
+        wrote(&files.key, file::replace(&files.key, 0o600, read_secret(&key)?.as_bytes()))?;
         let signing = std::slice::from_ref(&next);
         match files.bundle {
             Some(_) => {
-                wrote(&files.certificate, replace_file(&files.certificate, 0o644, bundle::to_pem(signing).as_bytes()))?
+                wrote(&files.certificate, file::replace(&files.certificate, 0o644, bundle::to_pem(signing).as_bytes()))?
             }
             None => self.write_roots(&next, &current.anchors().bundle.roots)?,
         }
@@ -132,7 +133,7 @@ impl CaDirectory<'_> {
         let path = files.bundle.unwrap_or(files.certificate);
         let (mut ordered, others): (Vec<_>, Vec<_>) = roots.iter().cloned().partition(|root| root == first);
         ordered.extend(others);
-        wrote(&path, replace_file(&path, 0o644, bundle::to_pem(&ordered).as_bytes()))
+        wrote(&path, file::replace(&path, 0o644, bundle::to_pem(&ordered).as_bytes()))
     }
 
     fn files(&self) -> CaFiles {

@@ -3,10 +3,10 @@
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::Patch;
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::core::DynamicObject;
 use serde_json::json;
 
-use super::{Kubernetes, KubernetesError, api, applied};
+use super::{Kubernetes, KubernetesError, api, applied, resource};
 use crate::config::{API_GROUP, API_VERSION, Verdict};
 
 /// Longer messages are cut: the API server takes 32 KiB.
@@ -16,8 +16,7 @@ impl Kubernetes {
     /// Writes the condition `Accepted` of the document that was judged; `plural` names its kind in the API.
     pub async fn judge(&self, verdict: &Verdict, plural: &str) -> Result<(), KubernetesError> {
         let Verdict { kind, name, generation, mistakes } = verdict;
-        let gvk = GroupVersionKind::gvk(API_GROUP, API_VERSION, kind);
-        let resource = ApiResource::from_gvk_with_plural(&gvk, plural);
+        let resource = resource(kind, plural);
         let documents: Api<DynamicObject> = if name.namespace.is_empty() {
             Api::all_with(self.client.clone(), &resource)
         } else {

@@ -14,7 +14,8 @@ use kube::api::PostParams;
 use kube::client::Body;
 
 use super::{Kubernetes, KubernetesError, api, is_missing};
-use crate::config::{API_GROUP, API_VERSION};
+use crate::config::{API_GROUP, API_VERSION, KINDS};
+use crate::model::mesh::IssuerSource;
 
 /// One rule of the agent's roles (deploy/base/agent-rbac.yaml).
 struct Need {
@@ -26,26 +27,22 @@ struct Need {
 }
 
 const FOLLOW: &[&str] = &["list", "watch"];
+const OUR_KINDS: [&str; KINDS.len()] = {
+    let (mut plurals, mut index) = ([""; KINDS.len()], 0);
+    while index < KINDS.len() {
+        plurals[index] = KINDS[index].1;
+        index += 1;
+    }
+    plurals
+};
 const NEEDS: [Need; 7] = [
     Need { group: "", resources: &["pods", "namespaces", "nodes", "services"], name: None, verbs: FOLLOW },
     Need { group: "discovery.k8s.io", resources: &["endpointslices"], name: None, verbs: FOLLOW },
     Need { group: "", resources: &["pods"], name: None, verbs: &["get"] },
     Need { group: "", resources: &["pods/status"], name: None, verbs: &["patch"] },
-    Need {
-        group: API_GROUP,
-        resources: &[
-            "authorizationpolicies",
-            "federatedtrustdomains",
-            "meshes",
-            "peerauthentications",
-            "revocations",
-            "workloads",
-        ],
-        name: None,
-        verbs: FOLLOW,
-    },
+    Need { group: API_GROUP, resources: &OUR_KINDS, name: None, verbs: FOLLOW },
     Need { group: "", resources: &["configmaps"], name: Some("hauberk-trust-bundle"), verbs: &["get"] },
-    Need { group: "", resources: &["services"], name: Some("hauberk-ca"), verbs: &["get"] },
+    Need { group: "", resources: &["services"], name: Some(IssuerSource::SERVICE), verbs: &["get"] },
 ];
 
 /// An API server that answers.

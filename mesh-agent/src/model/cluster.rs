@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use super::service::{Affinity, TrafficPolicy};
 use super::workload::{NodeName, PodUid};
 
+/// The namespace of the cluster's own parts, which the mesh needs: never in it, and never held up.
+pub const SYSTEM_NAMESPACE: &str = "kube-system";
 /// On a namespace or a pod: whether it is in the mesh (`true` or `false`).
 pub const ENROLLED_LABEL: &str = "mesh.hauberk.dev/enrolled";
 /// On a namespace: `allowed` lets a pod's own label take it out of the mesh.

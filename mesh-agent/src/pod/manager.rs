@@ -23,7 +23,7 @@ use crate::model::svid::X509Svid;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
 use crate::store::Store;
 use crate::sys::netns::Netns;
-use crate::telemetry::{Direction, Metrics};
+use crate::telemetry::{Direction, Metrics, chain};
 
 /// A pod may come a little after its configuration.
 const RETRY: Duration = Duration::from_secs(1);
@@ -285,10 +285,4 @@ where
         }
         Ok(())
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -85,10 +85,7 @@ impl Service {
         if journal.is_used(&token.serial) {
             return Err(refused("the join token has been used".to_owned()));
         }
-        let issued = self.sign(&id, &public_key, now)?;
-        journal.note(&token.node, &id, &issued, Some(&token.serial)).map_err(failed)?;
-        tracing::info!(target: "audit", node = token.node, token.serial = token.serial, svid.serial = %issued.serial, "node joined");
-        Ok(answer(&issued))
+        self.welcome(&mut journal, (&token.node, &id), &public_key, Some(&token.serial), now)
     }
 
     /// Reads a request to join.
@@ -108,10 +105,23 @@ impl Service {
         if self.is_revoked(&id) {
             return Err(refuse(&node, "join", "the node is revoked".to_owned()));
         }
-        let issued = self.sign(&id, &public_key(&asked.request)?, now)?;
+        let public_key = public_key(&asked.request)?;
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        journal.note(&node, &id, &issued, None).map_err(failed)?;
-        tracing::info!(target: "audit", node, svid.serial = %issued.serial, "node joined");
+        self.welcome(&mut journal, (&node, &id), &public_key, None, now)
+    }
+
+    /// Gives a node that may join its identity, and writes that down; with the join token's serial number, if it had one.
+    fn welcome(
+        &self,
+        journal: &mut Journal,
+        (node, id): (&str, &SpiffeId),
+        public_key: &SubjectPublicKeyInfoDer<'_>,
+        token: Option<&str>,
+        now: SystemTime,
+    ) -> Result<SvidAnswer, ServiceError> {
+        let issued = self.sign(id, public_key, now)?;
+        journal.note(node, id, &issued, token).map_err(failed)?;
+        tracing::info!(target: "audit", node, token.serial = token, svid.serial = %issued.serial, "node joined");
         Ok(answer(&issued))
     }
 

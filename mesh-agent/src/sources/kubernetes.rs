@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1;
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::core::DynamicObject;
 use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::{API_GROUP, API_VERSION, Cluster, KINDS, MeshConfig, Tracked, Verdict};
+use crate::kubernetes::resource;
 use crate::model::cluster::{ClusterService, Namespace, Node, ObjectName, Pod, SandboxState, Slice};
 use crate::model::workload::{NodeName, PodUid, WorkloadUid};
 use crate::state::needs_restart;
@@ -87,9 +88,7 @@ impl KubernetesSource {
         let mut missing = BTreeSet::from(["EndpointSlice", "Namespace", "Node", "Pod", "Service of the cluster"]);
         for (kind, plural) in KINDS {
             missing.insert(kind);
-            let gvk = GroupVersionKind::gvk(API_GROUP, API_VERSION, kind);
-            let api: Api<DynamicObject> =
-                Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&gvk, plural));
+            let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind, plural));
             let read = move |object: &DynamicObject| {
                 let document = read::document(kind, &format!("{API_GROUP}/{API_VERSION}"), object);
                 Some((object.metadata.generation.unwrap_or_default(), document))
@@ -259,10 +258,12 @@ impl KubernetesSource {
                 if !fixed.is_empty() {
                     return Some(Err(Rejection::NeedsRestart(fixed)));
                 }
-                match (*now == next, only_pods_differ(now, &next)) {
-                    (true, _) => Difference::Nothing,
-                    (false, true) => Difference::Pods,
-                    (false, false) => Difference::Documents,
+                if *now == next {
+                    Difference::Nothing
+                } else if only_pods_differ(now, &next) {
+                    Difference::Pods
+                } else {
+                    Difference::Documents
                 }
             }
             None => Difference::Documents,
@@ -292,12 +293,7 @@ impl KubernetesSource {
                 let enrolled = self.cluster.namespaces().iter();
                 let enrolled = enrolled.filter(|(_, namespace)| namespace.enrolled && !is_uninstalled);
                 let enrolled: BTreeSet<_> = enrolled.map(|(name, _)| name.clone()).collect();
-                self.enrolled.send_if_modified(|known| {
-                    *known != enrolled && {
-                        *known = enrolled;
-                        true
-                    }
-                });
+                replace_if_new(&self.enrolled, enrolled);
             }
             Change::Node(news) => {
                 self.missing.remove("Node");

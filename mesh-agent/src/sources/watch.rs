@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use super::file::{self, LoadError};
 use crate::config::MeshConfig;
 use crate::state::{MeshState, needs_restart};
 use crate::store::Publisher;
+use crate::sys::file::Look;
 use crate::telemetry::Metrics;
 
 /// A change is taken once two looks in a row have seen it: within a second, and not while somebody still writes.
@@ -34,18 +34,13 @@ pub enum Rejection {
     NeedsRestart(Vec<&'static str>),
 }
 
-/// What the files look like from outside: inode and size, times of modification and of change (an old file that is moved
-/// to its place shows by the latter only). Links are followed: a swapped one shows other files. Nothing: no directory.
+/// What the files look like from outside. Nothing: no directory.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-struct Looks(Vec<(PathBuf, [u64; 2], [i64; 4])>);
+struct Looks(Vec<(PathBuf, Look)>);
 
 impl Looks {
     fn of(directory: &Path) -> Self {
-        let look = |path: PathBuf| {
-            let seen = std::fs::metadata(&path)?;
-            let times = [seen.mtime(), seen.mtime_nsec(), seen.ctime(), seen.ctime_nsec()];
-            Ok((path, [seen.ino(), seen.size()], times))
-        };
+        let look = |path: PathBuf| Look::at(&path).map(|look| (path, look));
         let all = file::files(directory).and_then(|paths| paths.into_iter().map(look).collect::<io::Result<_>>());
         all.map(Self).unwrap_or_default()
     }

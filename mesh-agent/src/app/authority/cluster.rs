@@ -2,7 +2,7 @@
 //!
 //! Several replicas may run: each signs with the same key; one of them, which holds a Lease, writes the documents' status.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::{JOURNAL_FILE, listen};
-use crate::app::RunError;
 use crate::app::issuer::{TRUST_BUNDLE, TRUST_BUNDLE_KEY};
+use crate::app::{AGENT, RunError};
 use crate::args::CaServeArgs;
 use crate::config::{KINDS, Verdict};
 use crate::identity::ca::CaTexts;
@@ -32,9 +32,6 @@ const SECRET: &str = "hauberk-ca";
 const LEASE: &str = "hauberk-ca";
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 const LEASE_RENEWAL: Duration = Duration::from_secs(5);
-/// The agents' service account.
-const AGENT: &str = "hauberk-agent";
-
 pub(super) async fn serve(args: &CaServeArgs) -> Result<Infallible, RunError> {
     let kubernetes = Kubernetes::connect().await?;
     if let Some(file) = &args.default_mesh {
@@ -124,11 +121,9 @@ async fn judge(kubernetes: &Kubernetes, mut verdicts: watch::Receiver<Vec<Verdic
                 told.clear();
             }
             was_leading = leads;
-            let known = |told: &(String, ObjectName), news: &[Verdict]| {
-                news.iter().any(|verdict| (&verdict.kind, &verdict.name) == (&told.0, &told.1))
-            };
             let news = if leads { verdicts.borrow_and_update().clone() } else { Vec::new() };
-            told.retain(|key, _| known(key, &news));
+            let keys: HashSet<_> = news.iter().map(|verdict| (verdict.kind.clone(), verdict.name.clone())).collect();
+            told.retain(|key, _| keys.contains(key));
             for verdict in news {
                 let key = (verdict.kind.clone(), verdict.name.clone());
                 if told.get(&key) == Some(&verdict) {

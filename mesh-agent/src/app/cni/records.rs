@@ -9,10 +9,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cni::installer::replace;
 use crate::model::cluster::ObjectName;
 use crate::model::workload::PodUid;
 use crate::pod::Record;
+use crate::sys::file;
 
 #[derive(Deserialize, Serialize)]
 struct Line {
@@ -29,7 +29,7 @@ pub(super) fn write(path: &Path, records: Vec<(PodUid, Record)>) -> io::Result<(
         (uid.as_str().to_owned(), Line { namespace, name, container, addresses })
     };
     let lines: BTreeMap<_, _> = records.into_iter().map(line).collect();
-    replace(path, &serde_json::to_vec(&lines)?, 0o600)
+    file::replace(path, 0o600, &serde_json::to_vec(&lines)?)
 }
 
 /// Reads all; none where there is no file.

@@ -1,13 +1,11 @@
 //! What the cluster's API server says.
 
 use super::{Finding, told};
-use crate::app::NAMESPACE;
+use crate::app::{AGENT, NAMESPACE};
 use crate::config::{API_GROUP, API_VERSION, KINDS};
 use crate::kubernetes::doctor::{Rights, ServerView};
 use crate::kubernetes::{Kubernetes, KubernetesError};
 
-/// The agents' service account.
-const AGENT: &str = "hauberk-agent";
 /// Tells that this is a pod (kubernetes.io, "Accessing the API from within a Pod").
 const IN_POD: &str = "KUBERNETES_SERVICE_HOST";
 /// Since then a token names the node of its pod, by which the CA knows an agent.

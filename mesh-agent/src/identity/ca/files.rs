@@ -121,13 +121,6 @@ pub(in crate::identity) fn write_new(path: &Path, mode: u32, text: &[u8]) -> io:
     written
 }
 
-/// Replaces a file in one step.
-pub(in crate::identity) fn replace_file(path: &Path, mode: u32, text: &[u8]) -> io::Result<()> {
-    let next = path.with_extension("new");
-    write_new(&next, mode, text)?;
-    std::fs::rename(&next, path)
-}
-
 fn write_ca(directory: &Path, ca: &LocalCa) -> Result<(), CaFileError> {
     let created = |path: &Path, result: io::Result<()>| {
         result.map_err(|source| CaFileError::Create { path: path.to_owned(), source })

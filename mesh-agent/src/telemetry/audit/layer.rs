@@ -10,6 +10,7 @@ use tracing::{Event as TracingEvent, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use super::super::chain;
 use super::queue::{Event, Queue};
 
 /// The target of security events.
@@ -86,7 +87,6 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let causes = std::iter::successors(Some(value), |error| error.source());
-        self.add_text(field, causes.map(ToString::to_string).collect::<Vec<_>>().join(": "));
+        self.add_text(field, chain(value));
     }
 }
