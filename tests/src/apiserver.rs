@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::cluster::{ETCD, etcd_arguments};
 use crate::process::{Place, Process};
 use crate::wait::wait_until;
 use crate::world::Node;
 
-const ETCD: &str = "http://127.0.0.1:2379";
 const PORT: u16 = 16443;
 const TOKEN: &str = "tests-only";
 /// A cold start on a busy machine.
@@ -40,8 +40,7 @@ impl ApiServer {
         place.run(openssl.args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", &key]))?.success()?;
         fs::write(directory.join("tokens.csv"), format!("{TOKEN},admin,1,system:masters\n"))?;
         let mut etcd = place.command(&program);
-        etcd.args(["etcd", "--listen-client-urls", ETCD, "--advertise-client-urls", ETCD, "--unsafe-no-fsync"]);
-        etcd.args(["--heartbeat-interval=10", "--election-timeout=100", "--data-dir"]).arg(directory.join("etcd"));
+        etcd.arg("etcd").args(etcd_arguments(&directory.join("etcd")));
         let etcd = place.spawn(&mut etcd)?;
         let at = directory.display();
         let arguments = format!(

@@ -28,6 +28,7 @@ use crate::guard::{Cleanup, Undo};
 use crate::netns::Netns;
 use crate::wait::wait_until;
 use control::Control;
+pub(crate) use control::{ETCD, etcd_arguments};
 
 /// In every name that the cluster has on the machine: namespaces, cgroups, directories.
 pub const NAME: &str = "hauberk-k8s";

@@ -11,7 +11,8 @@ use super::pki::Pki;
 use super::{Cluster, Kubectl, STATE, UP, runner};
 use crate::wait::wait_until;
 
-const ETCD: &str = "http://127.0.0.1:2379";
+/// Where [`etcd_arguments`] lets etcd listen.
+pub(crate) const ETCD: &str = "http://127.0.0.1:2379";
 const API: &str = "kube-apiserver";
 
 /// What the API server writes down: every request of the mesh's own parts, without its content.
@@ -25,6 +26,15 @@ rules:
 ";
 /// Where.
 pub(super) const AUDIT_LOG: &str = "/var/lib/hauberk-k8s/log/audit.jsonl";
+
+/// For an etcd with its data in `directory`.
+pub(crate) fn etcd_arguments(directory: &Path) -> [String; 6] {
+    // A lost write costs a cluster that is thrown away anyway; the short times are those of one member.
+    let [fsync, heartbeat, election] =
+        ["--unsafe-no-fsync", "--heartbeat-interval=10", "--election-timeout=100"].map(str::to_owned);
+    let (listen, advertise) = (format!("--listen-client-urls={ETCD}"), format!("--advertise-client-urls={ETCD}"));
+    [format!("--data-dir={}", directory.display()), listen, advertise, fsync, heartbeat, election]
+}
 
 /// The control plane that runs here.
 #[derive(Clone, Debug)]
@@ -40,11 +50,8 @@ impl Control {
         let root = runner::cgroup_root()?;
         runner::make_cgroup(&root)?;
         runner::delegate(&root)?;
-        let data = format!("--data-dir={STATE}/etcd");
-        let (listen, advertise) = (format!("--listen-client-urls={ETCD}"), format!("--advertise-client-urls={ETCD}"));
-        // A lost write costs a cluster that is thrown away anyway; the short times are those of one member.
-        let fast = ["--unsafe-no-fsync", "--heartbeat-interval=10", "--election-timeout=100"];
-        control.run("etcd", [&[data.as_str(), &listen, &advertise][..], &fast].concat())?;
+        let arguments = etcd_arguments(&Path::new(STATE).join("etcd"));
+        control.run("etcd", arguments.iter().map(String::as_str))?;
         control.start_apiserver()?;
         Ok(control)
     }

@@ -95,6 +95,11 @@ impl Node {
         found.with_context(|| format!("{} doesn't run", self.name))
     }
 
+    /// The process ids, as this machine sees them, of all that runs in the node's pods.
+    pub fn pod_processes(&self) -> Result<Vec<u32>> {
+        runner::processes_below(&self.cgroup.join("kubepods"))
+    }
+
     /// A command that will run in the node's namespaces, in this program's cgroup.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
         let enter = self.enter()?;

@@ -64,3 +64,14 @@ pub(super) fn processes(path: &Path) -> Vec<u32> {
     let text = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
+
+/// The processes of the cgroup at `path` and of those below, as this machine sees them.
+pub(super) fn processes_below(path: &Path) -> Result<Vec<u32>> {
+    let mut all = processes(path);
+    for entry in std::fs::read_dir(path).with_context(|| format!("list {}", path.display()))?.flatten() {
+        if entry.path().is_dir() {
+            all.extend(processes_below(&entry.path())?);
+        }
+    }
+    Ok(all)
+}

@@ -1,7 +1,6 @@
 //! What becomes of traffic while parts of the cluster or of the mesh are away.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
@@ -116,8 +115,8 @@ pub(crate) fn nothing_changes_without_an_api_server(meshed: &Meshed) -> Result<(
 pub(crate) fn a_killed_agent_leaves_its_pods_closed_and_comes_back(meshed: &Meshed) -> Result<()> {
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
     let destination = SocketAddr::new(server.address, PORT);
-    let pods = meshed.cluster.nodes()[1].cgroup().join("kubepods");
-    let agents: Vec<_> = processes_below(&pods)?.into_iter().filter(|pid| is_agent(*pid)).collect();
+    let agents = meshed.cluster.nodes()[1].pod_processes()?.into_iter().filter(|pid| is_agent(*pid));
+    let agents: Vec<_> = agents.filter_map(|pid| Pid::from_raw(pid.try_into().ok()?)).collect();
     ensure!(agents.len() == 1, "agents on the node: {agents:?}");
     rustix::process::kill_process(agents[0], rustix::process::Signal::KILL).context("kill the agent")?;
     let (mut refused, mut answered) = (0, 0);
@@ -138,19 +137,8 @@ pub(crate) fn a_killed_agent_leaves_its_pods_closed_and_comes_back(meshed: &Mesh
 }
 
 /// The signing service is the same program by another command.
-fn is_agent(pid: Pid) -> bool {
-    let words = std::fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+fn is_agent(pid: u32) -> bool {
+    let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let mut words = words.split('\0');
     words.next().is_some_and(|program| program.ends_with("mesh-agent")) && words.next() == Some("run")
-}
-
-fn processes_below(cgroup: &Path) -> Result<Vec<Pid>> {
-    let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    let mut all: Vec<_> = text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect();
-    for entry in std::fs::read_dir(cgroup).with_context(|| format!("list {}", cgroup.display()))?.flatten() {
-        if entry.path().is_dir() {
-            all.extend(processes_below(&entry.path())?);
-        }
-    }
-    Ok(all)
 }
