@@ -1,5 +1,4 @@
-//! The agent's release build: one static program for every kernel and distribution. Built in another target directory it still has
-//! other bytes (`cargo xtask image --verify` says so): something still knows where it was made.
+//! The agent's release build: one static program for every kernel and distribution, the same bytes in whichever directory it is built.
 //!
 //! Tests, benches, demo and image all take this one.
 use std::{
@@ -31,7 +30,7 @@ pub(crate) fn release_command(target_directory: &Path) -> Result<Command> {
         (target_directory.display().to_string(), "/target"),
         (cargo_home()?.display().to_string(), "/cargo"),
     ];
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned(), "-Cstrip=debuginfo".to_owned()];
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
     // The last that fits wins in rustc, and the target directory is usually inside the workspace.
     flags.extend(places.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")));
     let c_flags: Vec<_> = places.iter().map(|(from, to)| format!("-ffile-prefix-map={from}={to}")).collect();
