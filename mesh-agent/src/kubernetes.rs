@@ -20,6 +20,8 @@ mod conditions;
 pub mod doctor;
 mod lease;
 
+pub use conditions::ACCEPTED;
+
 /// How often it is asked who is left.
 const POLL: Duration = Duration::from_millis(500);
 /// Who writes, in managed fields.

@@ -2,13 +2,13 @@
 //!
 //! Sources build a new one and publish it whole; a connection keeps the one it began with.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::config::{ConfigDigest, MeshConfig};
+use crate::config::{ConfigDigest, MeshConfig, Released};
 use crate::model::crl::Crl;
 use crate::model::mesh::Mesh;
 use crate::model::rego::RegoSettings;
@@ -16,10 +16,9 @@ use crate::model::revocation::Serial;
 use crate::model::service::{Service, ServiceUid};
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::TrustBundle;
-use crate::model::workload::{NodeName, Workload, WorkloadUid};
+use crate::model::workload::{NodeName, PodUid, Workload, WorkloadUid};
 use crate::policy::{Addresses, Finding, Modes, PolicyIndex, Roster, findings};
 
-mod change;
 mod explain;
 mod older;
 #[cfg(test)]
@@ -29,7 +28,6 @@ mod revocation;
 mod route;
 mod service;
 
-pub use change::needs_restart;
 pub use explain::{Arrival, Explanation, explain};
 pub use older::older_than_enrolment;
 pub use rego::rego_input;
@@ -50,6 +48,8 @@ pub struct MeshState {
     workloads: Roster,
     by_address: HashMap<IpAddr, Arc<Workload>>,
     outside: BTreeSet<IpAddr>,
+    unaddressed: BTreeMap<WorkloadUid, (PodUid, &'static str)>,
+    released: Released,
     services: HashMap<IpAddr, Arc<Service>>,
     policies: PolicyIndex,
     modes: Modes,
@@ -68,7 +68,9 @@ impl MeshState {
     /// Indexes the configuration that comes after that of `before`, and takes over what is the same.
     pub fn after(config: MeshConfig, before: Option<&Self>) -> Self {
         let revoked = Revoked::of(&config);
-        let MeshConfig { mesh, workloads, outside, federated, authorization, peer_authentication, .. } = config;
+        let MeshConfig { mesh, workloads, outside, unaddressed, released, .. } = config;
+        let (federated, authorization, peer_authentication) =
+            (config.federated, config.authorization, config.peer_authentication);
         let workloads = Roster::new(workloads);
         let policies = PolicyIndex::new(&mesh, &workloads, &authorization, before.map(|before| &before.policies));
         let modes = Modes::new(&mesh, &workloads, &peer_authentication, before.map(|before| &before.modes));
@@ -88,6 +90,8 @@ impl MeshState {
             workloads,
             by_address,
             outside,
+            unaddressed,
+            released,
             services,
             policies,
             modes,
@@ -166,6 +170,16 @@ impl MeshState {
     /// The workloads of one node, by name.
     pub fn on_node<'a>(&'a self, node: &'a NodeName) -> impl Iterator<Item = &'a Arc<Workload>> {
         self.workloads.iter().filter(move |workload| workload.node == *node)
+    }
+
+    /// The node's pods that are in the mesh and that nobody can connect to, each with the reason.
+    pub fn unaddressed(&self) -> &BTreeMap<WorkloadUid, (PodUid, &'static str)> {
+        &self.unaddressed
+    }
+
+    /// Whose networking is plain again where the mesh has held it.
+    pub fn released(&self) -> &Released {
+        &self.released
     }
 
     /// Every range whose connections the kernel diverts: the pod ranges, and each address of a workload or a service outside of

@@ -201,7 +201,7 @@ fn pods_are_in_the_mesh_before_they_run_and_leave_it_with_their_sandbox() -> Res
 
     let server = stage.pod("shop", "server")?;
     let server_result = stage.add(&server)?;
-    let _serving = serve(&server)?;
+    let serving = serve(&server)?;
     let served = ["wait", "-n", "shop", "pod/server", "--for=condition=mesh.hauberk.dev/Served", "--timeout=30s"];
     stage.api.kubectl(&served)?;
 
@@ -221,6 +221,8 @@ fn pods_are_in_the_mesh_before_they_run_and_leave_it_with_their_sandbox() -> Res
     a_pod_leaves_with_its_sandbox(&stage, &client, &client_result, &server)?;
     without_an_agent_only_enrolled_namespaces_wait(&mut stage)?;
     a_pod_stays_in_the_mesh_when_its_agent_comes_back(&stage, &client, &address(&server_result)?)?;
+    who_loses_its_address_is_closed(&mut stage, &client, &outsider, &address(&server_result)?)?;
+    who_is_gone_from_the_api_is_closed_while_it_runs(&stage, serving, &outsider, &address(&server_result)?)?;
     nothing_is_left(stage)
 }
 
@@ -358,6 +360,51 @@ fn a_pod_stays_in_the_mesh_when_its_agent_comes_back(stage: &Stage, client: &Pod
         let lines = stage.agent.access_lines()?;
         Ok((lines.iter().filter(|line| line.has(&two)).count() == 2).then_some(()))
     })
+}
+
+/// By a mistake or by a lie, another pod has the server's address. That takes it out of everybody's reach, and not out of the mesh.
+fn who_loses_its_address_is_closed(stage: &mut Stage, client: &Pod, outsider: &Pod, server: &str) -> Result<()> {
+    stage.api.apply(&pod_document("plain", "thief"))?;
+    let status = format!(r#"{{"status":{{"phase":"Running","podIP":"{server}","podIPs":[{{"ip":"{server}"}}]}}}}"#);
+    let patch = ["patch", "pod", "thief", "-n", "plain", "--subresource=status", "--type=merge", "-p", &status];
+    stage.api.kubectl(&patch)?;
+    let fenced = |stage: &Stage| {
+        wait_until(LIMIT, "the server is fenced", || {
+            // An agent that has just begun doesn't answer yet.
+            let told = stage.workloads().unwrap_or_default();
+            Ok(told.contains("another pod claims its address too").then_some(()))
+        })
+    };
+    fenced(stage)?;
+    for pod in [outsider, client] {
+        claims::is_refused(&call(pod, server)?)?;
+    }
+    // A new agent finds it so, and leaves it so.
+    stage.agent.kill9()?;
+    stage.agent.start_again()?;
+    fenced(stage)?;
+    claims::is_refused(&call(outsider, server)?)?;
+    stage.api.kubectl(&["delete", "pod", "thief", "-n", "plain", "--force", "--grace-period=0"])?;
+    wait_until(LIMIT, "the server is served again", || {
+        Ok(claims::answer_is_right(&call(client, server)?).is_ok().then_some(()))
+    })?;
+    claims::is_refused(&call(outsider, server)?)
+}
+
+/// `kubectl delete --force` takes the object at once, and the processes later.
+fn who_is_gone_from_the_api_is_closed_while_it_runs(
+    stage: &Stage,
+    serving: Process,
+    outsider: &Pod,
+    server: &str,
+) -> Result<()> {
+    stage.api.kubectl(&["delete", "pod", "server", "-n", "shop", "--force", "--grace-period=0"])?;
+    wait_until(LIMIT, "the server is fenced", || {
+        Ok(stage.workloads()?.contains("no address of it is known any more").then_some(()))
+    })?;
+    claims::is_refused(&call(outsider, server)?)?;
+    drop(serving);
+    stage.wait_workload("shop/server", false)
 }
 
 fn nothing_is_left(mut stage: Stage) -> Result<()> {

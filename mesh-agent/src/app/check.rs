@@ -70,6 +70,8 @@ fn describe(config: &MeshConfig) -> String {
         mesh,
         workloads,
         outside: _,
+        unaddressed: _,
+        released: _,
         authorization,
         peer_authentication,
         federated,

@@ -318,7 +318,13 @@ impl Decider {
                 return Ok(membership);
             }
             why = match timeout(FETCH, self.members.fetch(name, uid)).await {
-                Ok(Ok(true)) => return Ok(self.members.membership(name, uid).await),
+                Ok(Ok(true)) => match timeout(FETCH, self.members.membership(name, uid)).await {
+                    Ok(membership) => return Ok(membership),
+                    Err(_late) => {
+                        let shown = format!("pod {}/{}: its namespace is not known yet", name.namespace, name.name);
+                        return Err(later(shown));
+                    }
+                },
                 Ok(Ok(false)) => format!("the API server has no such pod with the uid {uid}"),
                 Ok(Err(error)) => format!("the API server can't be asked: {error}"),
                 Err(_late) => "the API server does not answer".to_owned(),

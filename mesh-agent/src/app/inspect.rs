@@ -25,8 +25,8 @@ use crate::identity::SvidManager;
 use crate::model::connection::DataPath;
 use crate::model::mesh::{CipherSuite, MtlsMode};
 use crate::model::revocation::Serial;
-use crate::model::workload::NodeName;
-use crate::pod::Readiness;
+use crate::model::workload::{NodeName, WorkloadUid};
+use crate::pod::{Readiness, Stage};
 use crate::proxy::{Drain, Live, LiveConnections};
 use crate::state::MeshState;
 use crate::store::Store;
@@ -96,7 +96,7 @@ impl Sources {
                 issued: issuer.issued,
                 failed: issuer.failed,
             },
-            workloads_enrolled: state.on_node(&self.node).count().saturating_sub(workloads_pending),
+            workloads_enrolled: self.readiness.stages().iter().filter(|(_, _, stage)| *stage == Stage::Served).count(),
             workloads_pending,
             connections: self.live.count(),
             older_connections: self.older(&state),
@@ -136,7 +136,14 @@ impl Sources {
                 reason,
             }
         });
-        of_node.collect()
+        // Those of the mesh that are no workloads: nobody has an address of theirs.
+        let is_apart = |uid: &WorkloadUid| state.workload(uid).is_none_or(|workload| workload.node != self.node);
+        let apart = pending.iter().filter(|(uid, _)| is_apart(uid)).map(|(uid, why)| WorkloadView {
+            workload: uid.to_string(),
+            reason: Some(why.clone()),
+            ..WorkloadView::default()
+        });
+        of_node.chain(apart).collect()
     }
 
     fn certificates(&self, now: SystemTime) -> Certificates {

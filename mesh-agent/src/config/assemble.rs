@@ -13,7 +13,7 @@ use super::object::Object;
 use super::rego::{RegoDraft, Source};
 use super::service::{self, ServiceDraft};
 use super::workload::Draft;
-use super::{ConfigDigest, ConfigErrors, MeshConfig, SourceFile};
+use super::{ConfigDigest, ConfigErrors, MeshConfig, Released, SourceFile};
 use crate::model::mesh::{IssuerSource, Mesh};
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, PolicyName, Scope};
 use crate::model::rego::{RegoBody, RegoSettings};
@@ -213,6 +213,8 @@ impl Assembly {
                     mesh,
                     workloads: workloads.into_iter().map(Arc::new).collect(),
                     outside,
+                    unaddressed: BTreeMap::new(),
+                    released: Released::default(),
                     authorization: authorization.into(),
                     peer_authentication: peer_authentication.into(),
                     federated: federated.into(),

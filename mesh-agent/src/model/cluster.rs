@@ -77,6 +77,8 @@ pub struct Namespace {
 /// A node.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Node {
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
     /// The zone that it is in, if its labels say.
     pub zone: Option<String>,
     /// The ranges that its pods get their addresses from; empty where somebody else than Kubernetes knows.

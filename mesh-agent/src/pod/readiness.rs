@@ -74,10 +74,15 @@ impl Readiness {
 
     /// Returns whether this is news.
     pub(super) fn set(&self, workload: &Workload, stage: Stage, metrics: &Metrics) -> bool {
+        self.set_pod(&workload.uid, workload.pod.clone(), stage, metrics)
+    }
+
+    /// The same of a pod that is no workload.
+    pub(super) fn set_pod(&self, uid: &WorkloadUid, pod: Option<PodUid>, stage: Stage, metrics: &Metrics) -> bool {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = (workload.pod.clone(), stage);
-        let is_news = all.get(&workload.uid) != Some(&next);
-        all.insert(workload.uid.clone(), next);
+        let next = (pod, stage);
+        let is_news = all.get(uid) != Some(&next);
+        all.insert(uid.clone(), next);
         count(&all, metrics);
         if is_news {
             self.changes.send_replace(());

@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 
 use super::netns::Netns;
 
+mod running;
+
+pub use running::{running, runs};
+
 /// From the cgroup root to a pod's cgroup: kubelet's own root, `kubepods`, class of service, pod; and two more.
 const MAX_DEPTH: usize = 6;
 

@@ -1,6 +1,7 @@
 //! What we keep of each object that the API server has.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -8,6 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 
+use crate::config::{API_GROUP, API_VERSION, Told, Written};
+use crate::kubernetes::ACCEPTED;
 use crate::model::cluster::{
     ClusterService, ENROLLED_LABEL, FOREIGN_ENDPOINTS_ANNOTATION, Namespace, Node, OPT_OUT_LABEL, ObjectName, Pod,
     SERVED_CONDITION, Slice, SliceEndpoint, UNINSTALL_LABEL,
@@ -64,7 +67,9 @@ pub(super) fn node(node: &v1::Node) -> Node {
     let ranges = spec.pod_cidrs.unwrap_or_default().into_iter().chain(spec.pod_cidr);
     let pod_ranges = distinct(ranges.filter_map(|range| range.parse().ok()).collect());
     let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_OF_NODE)).cloned();
-    Node { pod_ranges, zone }
+    let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let addresses = addresses.filter_map(|address| address.address.parse::<IpAddr>().ok());
+    Node { addresses: distinct(addresses.map(|address| address.to_canonical()).collect()), pod_ranges, zone }
 }
 
 /// A Service; `None` if it has no addresses of its own.
@@ -123,11 +128,27 @@ fn distinct<T: Ord>(mut all: Vec<T>) -> Vec<T> {
 }
 
 /// A document of ours, with the metadata that its author wrote and no other.
-pub(super) fn document(kind: &str, api_version: &str, object: &DynamicObject) -> Value {
+pub(super) fn document(kind: &str, object: &DynamicObject) -> Written {
     let metadata = &object.metadata;
     let mut kept = json!({"name": metadata.name, "labels": metadata.labels});
     if let Some(namespace) = &metadata.namespace {
         kept["namespace"] = json!(namespace);
     }
-    json!({"apiVersion": api_version, "kind": kind, "metadata": kept, "spec": object.data["spec"]})
+    let api_version = format!("{API_GROUP}/{API_VERSION}");
+    let conditions = object.data["status"]["conditions"].as_array().into_iter().flatten();
+    Written {
+        generation: metadata.generation.unwrap_or_default(),
+        created: metadata.creation_timestamp.as_ref().map_or(0, |created| created.0.as_second()),
+        content: json!({"apiVersion": api_version, "kind": kind, "metadata": kept, "spec": object.data["spec"]}),
+        told: conditions.filter(|condition| condition["type"] == ACCEPTED).find_map(told),
+    }
+}
+
+fn told(condition: &Value) -> Option<Told> {
+    Some(Told {
+        generation: condition["observedGeneration"].as_i64()?,
+        accepted: condition["status"].as_str()? == "True",
+        message: condition["message"].as_str()?.to_owned(),
+        since: condition["lastTransitionTime"].as_str()?.to_owned(),
+    })
 }
