@@ -77,7 +77,7 @@ pub(super) fn explained(state: &MeshState, asked: &ExplainRequest, now: SystemTi
     let source = find(state, &asked.source)?;
     let destination = destination(state, &asked.destination, &source)?;
     let service = state.service_at(destination.ip());
-    let (targets, refused) = match service.map(|service| candidates(service, &source, destination)) {
+    let (targets, refused) = match service.map(|service| candidates(state, service, &source, destination)) {
         None => (vec![destination], None),
         Some(Ok(endpoints)) => (endpoints, None),
         Some(Err(none)) => (Vec::new(), Some(none)),

@@ -254,8 +254,9 @@ impl Cluster {
         self.add_pods(&mut config);
         self.services.take_changed();
         self.slices.take_changed();
-        let zone = self.own_node.as_ref().and_then(|node| self.nodes.get(node)?.zone.as_deref());
-        services::add(&mut config, &self.services, &self.slices, zone);
+        let node = self.own_node.as_ref();
+        let here = services::Here { node, zone: node.and_then(|node| self.nodes.get(node)?.zone.as_deref()) };
+        services::add(&mut config, &self.services, &self.slices, here);
         Ok(config)
     }
 

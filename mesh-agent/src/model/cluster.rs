@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::service::{Affinity, TrafficPolicy};
+use super::service::{Affinity, Condition, TrafficPolicy};
 use super::workload::{NodeName, PodUid};
 
 /// The namespace of the cluster's own parts, which the mesh needs: never in it, and never held up.
@@ -115,11 +115,11 @@ pub struct SliceEndpoint {
     /// Its addresses: of one and the same pod.
     pub addresses: Vec<IpAddr>,
     /// Whether it takes connections.
-    pub ready: bool,
-    /// Whether it would take connections, though it is about to go.
-    pub serving: bool,
+    pub condition: Condition,
     /// Where it is.
     pub node: Option<NodeName>,
-    /// Zones that it is meant for; empty: for all.
-    pub zones: Vec<String>,
+    /// Nodes whose clients it is meant for; empty: nobody says.
+    pub for_nodes: Vec<NodeName>,
+    /// Zones whose clients it is meant for; empty: nobody says.
+    pub for_zones: Vec<String>,
 }

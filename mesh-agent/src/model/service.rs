@@ -60,9 +60,32 @@ pub struct Endpoint {
     /// Where it listens.
     pub address: SocketAddr,
     /// Whether it takes connections.
-    pub ready: bool,
+    pub condition: Condition,
     /// The node that it is on, if that is known.
     pub node: Option<NodeName>,
+    /// Whom it is meant for.
+    pub meant: Meant,
+}
+
+/// Whether an endpoint takes connections.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Condition {
+    /// It does.
+    #[default]
+    Ready,
+    /// It still would, but is about to go.
+    Leaving,
+    /// It does not.
+    Unready,
+}
+
+/// Whether an endpoint is meant for this node and its zone; `None`: nobody says whom it is meant for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Meant {
+    /// For the node.
+    pub for_node: Option<bool>,
+    /// For the zone.
+    pub for_zone: Option<bool>,
 }
 
 /// Which endpoint a client gets.

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::MeshState;
-use crate::model::service::{Affinity, Endpoint, Service, TrafficPolicy};
+use super::{MeshState, Route, route};
+use crate::model::service::{Affinity, Condition, Endpoint, Service, TrafficPolicy};
 use crate::model::workload::Workload;
 
 /// Where a connection to an address goes.
@@ -42,7 +42,7 @@ pub fn choose(state: &MeshState, source: &Workload, client: IpAddr, destination:
     let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
     let Some(service) = state.service_at(destination.ip()) else { return Target::Itself(destination) };
     let service = Arc::clone(service);
-    match candidates(&service, source, destination) {
+    match candidates(state, &service, source, destination) {
         Err(none) => Target::Nowhere(service, none),
         Ok(endpoints) => {
             let chosen = match service.affinity {
@@ -54,19 +54,57 @@ pub fn choose(state: &MeshState, source: &Workload, client: IpAddr, destination:
     }
 }
 
-/// Everyone that a connection of `source` may get; never empty.
+/// Everyone that a connection of `source` may get; never empty. Who that is, kube-proxy would say too: each family and policy by itself.
 pub fn candidates(
+    state: &MeshState,
     service: &Service,
     source: &Workload,
     destination: SocketAddr,
 ) -> Result<Vec<SocketAddr>, NoEndpoint> {
     let port = service.ports.iter().find(|port| port.port == destination.port()).ok_or(NoEndpoint::Port)?;
-    let counts = |endpoint: &&Endpoint| {
-        let is_near = service.traffic == TrafficPolicy::Cluster || endpoint.node.as_ref() == Some(&source.node);
-        endpoint.ready && is_near && endpoint.address.is_ipv4() == destination.is_ipv4()
+    let is_v4 = destination.ip().to_canonical().is_ipv4();
+    let of_family = port.endpoints.iter().filter(|endpoint| endpoint.address.is_ipv4() == is_v4);
+    let found = match service.traffic {
+        TrafficPolicy::Cluster => meant(willing(of_family)),
+        // Whom an endpoint is meant for says nothing here.
+        TrafficPolicy::Local => willing(of_family.filter(|endpoint| endpoint.node.as_ref() == Some(&source.node))),
     };
-    let found: Vec<_> = port.endpoints.iter().filter(counts).map(|endpoint| endpoint.address).collect();
-    if found.is_empty() { Err(NoEndpoint::Ready) } else { Ok(found) }
+    // Who isn't announced yet would let the connection wait, and perhaps for nothing.
+    let is_known = |endpoint: &&Endpoint| !matches!(route(state, source, endpoint.address), Route::Unknown(_));
+    let known = kept(&found, is_known);
+    let chosen = if known.is_empty() { found } else { known };
+    if chosen.is_empty() {
+        return Err(NoEndpoint::Ready);
+    }
+    Ok(chosen.into_iter().map(|endpoint| endpoint.address).collect())
+}
+
+/// Those that are ready. Where nobody is, those that would still take connections (KEP-1669).
+fn willing<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<&'a Endpoint> {
+    let all: Vec<_> = endpoints.collect();
+    let ready = kept(&all, |endpoint| endpoint.condition == Condition::Ready);
+    if ready.is_empty() { kept(&all, |endpoint| endpoint.condition == Condition::Leaving) } else { ready }
+}
+
+/// Those that are meant for this node, or else its zone (KEP-2433, KEP-3015). All, where that is not said of each, or none is,
+/// or none is left but those that are about to go.
+fn meant(willing: Vec<&Endpoint>) -> Vec<&Endpoint> {
+    if willing.iter().any(|endpoint| endpoint.condition != Condition::Ready) {
+        return willing;
+    }
+    let by: [fn(&Endpoint) -> Option<bool>; 2] =
+        [|endpoint| endpoint.meant.for_node, |endpoint| endpoint.meant.for_zone];
+    for meant in by {
+        let near = kept(&willing, |endpoint| meant(endpoint) == Some(true));
+        if !near.is_empty() && willing.iter().all(|endpoint| meant(endpoint).is_some()) {
+            return near;
+        }
+    }
+    willing
+}
+
+fn kept<'a>(endpoints: &[&'a Endpoint], keep: impl Fn(&&Endpoint) -> bool) -> Vec<&'a Endpoint> {
+    endpoints.iter().copied().filter(|endpoint| keep(endpoint)).collect()
 }
 
 /// Rendezvous hashing (Thaler and Ravishankar, 1998): only the clients of an endpoint that goes get another one, and every
@@ -95,11 +133,18 @@ fn weight(client: IpAddr, endpoint: SocketAddr) -> u64 {
 mod tests {
     use super::*;
     use crate::config::{SourceFile, parse};
-    use std::collections::BTreeMap;
+    use crate::model::service::{Meant, ServicePort, ServiceUid};
+    use crate::model::workload::NodeName;
+    use std::collections::{BTreeMap, BTreeSet};
 
     /// `shop/db` at 10.96.0.1 and fd96::1, with the workloads one (node a), two and three (node b), of which three has no
     /// IPv6 address; and other's explicit endpoint.
     fn state(settings: &str) -> MeshState {
+        let config = parse(&[SourceFile { name: "m.yaml".into(), text: text(settings) }]);
+        MeshState::new(config.unwrap_or_else(|error| panic!("{error}")))
+    }
+
+    fn text(settings: &str) -> String {
         let head = "---\napiVersion: mesh.hauberk.dev/v1alpha1\nkind:";
         let mut text = format!(
             "{head} Mesh\nmetadata: {{name: mesh}}\nspec: {{trustDomain: t, issuer: {{embedded: {{certificate: a, key: b}}}}}}\n\
@@ -115,7 +160,7 @@ mod tests {
                 "{head} Workload\nmetadata: {{name: {name}, namespace: shop, labels: {{app: db}}}}\nspec: {{node: {node}, addresses: [{addresses}]}}\n"
             );
         }
-        MeshState::new(parse(&[SourceFile { name: "m.yaml".into(), text }]).unwrap_or_else(|error| panic!("{error}")))
+        text
     }
 
     /// How often each endpoint is chosen by `clients` clients, ten times each.
@@ -159,6 +204,115 @@ mod tests {
         check("", "10.96.0.1:82", &[("shop/db no_service_port", 10)]);
         // A selector is for its own namespace.
         check("", "10.96.0.3:80", &[("bank/nobody no_endpoint", 10)]);
+    }
+
+    /// An endpoint `10.0.<n>.<m>` of an address outside of the mesh, and what is said of it: `ready`, `leaving` or `unready`, then
+    /// `local`, `node+`, `node-`, `zone+`, `zone-`: on the client's node, and meant for it and its zone or not.
+    fn said(text: &str) -> Endpoint {
+        let (address, said) = text.split_once(' ').unwrap();
+        let has = |word: &str| said.split(' ').any(|one| one == word);
+        let meant =
+            |word: &str| (has(&format!("{word}+")) || has(&format!("{word}-"))).then(|| has(&format!("{word}+")));
+        Endpoint {
+            address: SocketAddr::new(address.parse().unwrap(), 80),
+            condition: match () {
+                () if has("ready") => Condition::Ready,
+                () if has("leaving") => Condition::Leaving,
+                () => Condition::Unready,
+            },
+            node: Some(NodeName::new(if has("local") { "a" } else { "far" })),
+            meant: Meant { for_node: meant("node"), for_zone: meant("zone") },
+        }
+    }
+
+    /// Which of the endpoints a client on node `a` may get.
+    fn among(traffic: TrafficPolicy, to: &str, endpoints: &[&str]) -> Vec<String> {
+        let state = state("");
+        let source = state.at("10.0.0.1".parse().unwrap()).unwrap();
+        let service = Service {
+            uid: ServiceUid::new("shop", "cases"),
+            addresses: Vec::new(),
+            ports: vec![ServicePort { port: 80, endpoints: endpoints.iter().map(|text| said(text)).collect() }],
+            affinity: Affinity::None,
+            traffic,
+        };
+        let found = candidates(&state, &service, source, SocketAddr::new(to.parse().unwrap(), 80));
+        found.unwrap_or_default().iter().map(|address| address.ip().to_string()).collect()
+    }
+
+    /// After kube-proxy's `TestCategorizeEndpoints` (pkg/proxy/topology_test.go).
+    #[test]
+    fn the_endpoints_of_a_policy_are_kube_proxys() {
+        let (cluster, local) = (TrafficPolicy::Cluster, TrafficPolicy::Local);
+        for (what, traffic, endpoints, expected) in [
+            ("ready ones", cluster, &["::1 ready", "1.1.1.1 ready", "1.1.1.2 unready"][..], &["1.1.1.1"][..]),
+            ("nobody", cluster, &["1.1.1.1 unready"], &[]),
+            ("who is about to go steps back", cluster, &["1.1.1.1 ready", "1.1.1.2 leaving"], &["1.1.1.1"]),
+            ("who is about to go", cluster, &["1.1.1.1 unready", "1.1.1.2 leaving"], &["1.1.1.2"]),
+            ("the zone's", cluster, &["1.1.1.1 ready zone+", "1.1.1.2 ready zone-"], &["1.1.1.1"]),
+            ("not all have a zone", cluster, &["1.1.1.1 ready zone+", "1.1.1.2 ready"], &["1.1.1.1", "1.1.1.2"]),
+            ("none of the zone", cluster, &["1.1.1.1 ready zone-", "1.1.1.2 ready zone-"], &["1.1.1.1", "1.1.1.2"]),
+            ("of the zone, unready", cluster, &["1.1.1.1 unready zone+", "1.1.1.2 ready zone-"], &["1.1.1.2"]),
+            (
+                "unready without a zone",
+                cluster,
+                &["1.1.1.1 ready zone+", "1.1.1.2 ready zone-", "1.1.1.3 unready"],
+                &["1.1.1.1"],
+            ),
+            (
+                "zones of those about to go",
+                cluster,
+                &["1.1.1.1 leaving zone+", "1.1.1.2 leaving zone-"],
+                &["1.1.1.1", "1.1.1.2"],
+            ),
+            ("the node's", cluster, &["1.1.1.1 ready node+ zone+", "1.1.1.2 ready node- zone+"], &["1.1.1.1"]),
+            (
+                "no node's, the zone's",
+                cluster,
+                &["1.1.1.1 ready node- zone+", "1.1.1.2 ready node- zone-"],
+                &["1.1.1.1"],
+            ),
+            ("not all have a node", cluster, &["1.1.1.1 ready node+", "1.1.1.2 ready"], &["1.1.1.1", "1.1.1.2"]),
+            ("local", local, &["1.1.1.1 ready local", "1.1.1.2 ready"], &["1.1.1.1"]),
+            ("local, about to go, others ready", local, &["1.1.1.1 leaving local", "1.1.1.2 ready"], &["1.1.1.1"]),
+            ("local, both", local, &["1.1.1.1 leaving local", "1.1.1.2 ready local"], &["1.1.1.2"]),
+            ("none local", local, &["1.1.1.1 unready local", "1.1.1.2 ready"], &[]),
+            ("local, of another zone", local, &["1.1.1.1 ready local zone-", "1.1.1.2 ready zone+"], &["1.1.1.1"]),
+        ] {
+            assert_eq!(among(traffic, "10.96.0.9", endpoints), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn each_family_has_endpoints_of_its_own() {
+        let endpoints = ["1.1.1.1 leaving", "2001:db8::1 ready zone+", "2001:db8::2 ready"];
+        assert_eq!(among(TrafficPolicy::Cluster, "10.96.0.9", &endpoints), ["1.1.1.1"]);
+        assert_eq!(among(TrafficPolicy::Cluster, "::ffff:10.96.0.9", &endpoints), ["1.1.1.1"]);
+        let endpoints = ["1.1.1.1 ready zone+", "1.1.1.2 ready zone-", "2001:db8::1 ready"];
+        assert_eq!(among(TrafficPolicy::Cluster, "10.96.0.9", &endpoints), ["1.1.1.1"]);
+        assert_eq!(among(TrafficPolicy::Cluster, "fd96::9", &endpoints), ["2001:db8::1"]);
+    }
+
+    #[test]
+    fn who_is_not_announced_yet_is_chosen_only_where_nobody_else_is() {
+        let config = parse(&[SourceFile { name: "m.yaml".into(), text: text("") }]).unwrap();
+        let with = |announced: fn(&str) -> bool| {
+            let mut config = config.clone();
+            for workload in &mut config.workloads {
+                Arc::make_mut(workload).announced = announced(workload.uid.as_str());
+            }
+            let state = MeshState::new(config);
+            let source = state.at("10.0.0.1".parse().unwrap()).unwrap();
+            let to = "10.96.0.1:80".parse().unwrap();
+            let found =
+                candidates(&state, state.service_at(IpAddr::from([10, 96, 0, 1])).unwrap(), source, to).unwrap();
+            found.iter().map(|address| address.ip().to_string()).collect::<BTreeSet<_>>()
+        };
+        let check = |found: BTreeSet<String>, expected: &[&str]| assert!(found.iter().eq(expected), "{found:?}");
+        check(with(|name| name != "shop/three"), &["10.0.0.1", "10.0.0.2"]);
+        // A pod always reaches itself.
+        check(with(|_| false), &["10.0.0.1"]);
+        check(with(|_| true), &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
     }
 
     #[test]

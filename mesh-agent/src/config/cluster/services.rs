@@ -10,14 +10,22 @@ use std::sync::Arc;
 use super::Tracked;
 use crate::config::MeshConfig;
 use crate::model::cluster::{ClusterService, ObjectName, Slice, SliceEndpoint};
-use crate::model::service::{Endpoint, Service, ServicePort, ServiceUid};
+use crate::model::service::{Condition, Endpoint, Meant, Service, ServicePort, ServiceUid};
+use crate::model::workload::NodeName;
 
-/// Adds the Services to the configuration, whose workloads are there already. `zone` is that of the agent's node.
+/// The agent's node, as far as it is known.
+#[derive(Clone, Copy)]
+pub(super) struct Here<'a> {
+    pub(super) node: Option<&'a NodeName>,
+    pub(super) zone: Option<&'a str>,
+}
+
+/// Adds the Services to the configuration, whose workloads are there already.
 pub(super) fn add(
     config: &mut MeshConfig,
     services: &Tracked<ObjectName, ClusterService>,
     slices: &Tracked<ObjectName, Slice>,
-    zone: Option<&str>,
+    here: Here<'_>,
 ) {
     if services.is_empty() {
         return;
@@ -45,7 +53,7 @@ pub(super) fn add(
         };
         let port = |(port_name, port): &(String, u16)| ServicePort {
             port: *port,
-            endpoints: endpoints(slices, port_name, zone, may_stand),
+            endpoints: endpoints(slices, port_name, here, may_stand),
         };
         made.push(Arc::new(Service {
             uid: ServiceUid::new(&name.namespace, &name.name),
@@ -66,35 +74,35 @@ fn claims(services: &[Arc<Service>], address: IpAddr) -> bool {
     services.iter().any(|service| service.addresses.contains(&address))
 }
 
-/// The endpoints of one port. Those that are about to go count only where no other is left (KEP-1669), and those meant for
-/// other zones only where not all say whom they are meant for, or none is meant for ours (KEP-2433).
-fn endpoints(
-    slices: &[&Slice],
-    port_name: &str,
-    zone: Option<&str>,
-    may_stand: impl Fn(&IpAddr) -> bool,
-) -> Vec<Endpoint> {
-    let mut all: Vec<(&SliceEndpoint, u16)> = Vec::new();
+/// The endpoints of one port: each address once, though a slice may have it already and another one still.
+fn endpoints(slices: &[&Slice], port_name: &str, here: Here<'_>, may_stand: impl Fn(&IpAddr) -> bool) -> Vec<Endpoint> {
+    let mut found = Vec::new();
     for slice in slices {
         let Some((_, port)) = slice.ports.iter().find(|(name, _)| name == port_name) else { continue };
-        all.extend(slice.endpoints.iter().map(|endpoint| (endpoint, *port)));
+        for endpoint in &slice.endpoints {
+            let addresses = endpoint.addresses.iter().copied().filter(&may_stand);
+            found.extend(addresses.map(|address| Endpoint {
+                address: SocketAddr::new(address, *port),
+                condition: endpoint.condition,
+                node: endpoint.node.clone(),
+                meant: here.meant(endpoint),
+            }));
+        }
     }
-    let some_ready = all.iter().any(|(endpoint, _)| endpoint.ready);
-    let takes = |endpoint: &SliceEndpoint| if some_ready { endpoint.ready } else { endpoint.serving };
-    let is_near = |endpoint: &SliceEndpoint| endpoint.zones.iter().any(|meant| Some(meant.as_str()) == zone);
-    let taking = || all.iter().map(|(endpoint, _)| *endpoint).filter(|endpoint| takes(endpoint));
-    let by_zone = taking().all(|endpoint| !endpoint.zones.is_empty()) && taking().any(is_near);
-    let make = |(endpoint, port): &(&SliceEndpoint, u16)| {
-        let ready = takes(endpoint) && (!by_zone || is_near(endpoint));
-        let addresses: Vec<_> = endpoint.addresses.iter().copied().filter(&may_stand).collect();
-        let (node, port) = (endpoint.node.clone(), *port);
-        addresses.into_iter().map(move |address| Endpoint {
-            address: SocketAddr::new(address, port),
-            ready,
-            node: node.clone(),
-        })
-    };
-    all.iter().flat_map(make).collect()
+    // Nobody says which slice is the newer one. Whoever connects to one that is gone fails, and nobody waits for one that is there.
+    found.sort_by_key(|endpoint| (endpoint.address, endpoint.condition != Condition::Ready));
+    found.dedup_by_key(|endpoint| endpoint.address);
+    found
+}
+
+impl Here<'_> {
+    fn meant(self, endpoint: &SliceEndpoint) -> Meant {
+        let (nodes, zones) = (&endpoint.for_nodes, &endpoint.for_zones);
+        Meant {
+            for_node: (!nodes.is_empty()).then(|| nodes.iter().any(|node| Some(node) == self.node)),
+            for_zone: (!zones.is_empty()).then(|| zones.iter().any(|zone| Some(zone.as_str()) == self.zone)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -116,7 +124,13 @@ mod tests {
 
     fn endpoint(address: &str) -> SliceEndpoint {
         let addresses = vec![address.parse().unwrap()];
-        SliceEndpoint { addresses, ready: true, serving: true, node: None, zones: Vec::new() }
+        SliceEndpoint {
+            addresses,
+            condition: Condition::Ready,
+            node: None,
+            for_nodes: Vec::new(),
+            for_zones: Vec::new(),
+        }
     }
 
     fn slice(endpoints: &[SliceEndpoint]) -> Slice {
@@ -135,16 +149,19 @@ mod tests {
         cluster
     }
 
-    /// Who is ready at port 80; `None`: there is no such service.
-    fn ready(cluster: &mut Cluster) -> Option<Vec<String>> {
+    /// Who stands for port 80; `None`: there is no such service.
+    fn standing(cluster: &mut Cluster) -> Option<Vec<Endpoint>> {
         let config = cluster.config().unwrap();
-        let port = config.services.first()?.ports.iter().find(|port| port.port == 80)?.clone();
-        Some(port.endpoints.iter().filter(|one| one.ready).map(|one| one.address.to_string()).collect())
+        Some(config.services.first()?.ports.iter().find(|port| port.port == 80)?.endpoints.clone())
+    }
+
+    fn shown(cluster: &mut Cluster) -> Option<Vec<String>> {
+        Some(standing(cluster)?.iter().map(|one| one.address.to_string()).collect())
     }
 
     fn check(endpoints: &[SliceEndpoint], expected: Option<&[&str]>) {
         let expected = expected.map(|all| all.iter().map(|one| (*one).to_owned()).collect());
-        assert_eq!(ready(&mut with(endpoints)), expected);
+        assert_eq!(shown(&mut with(endpoints)), expected);
     }
 
     #[test]
@@ -155,11 +172,15 @@ mod tests {
     }
 
     #[test]
-    fn who_is_about_to_go_counts_where_nobody_else_is_left() {
-        let going = SliceEndpoint { ready: false, ..endpoint("10.1.1.2") };
-        check(&[going.clone(), endpoint("192.0.2.1")], Some(&["192.0.2.1:8080"]));
-        check(std::slice::from_ref(&going), Some(&["10.1.1.2:8080"]));
-        check(&[SliceEndpoint { serving: false, ..going }], Some(&[]));
+    fn an_endpoint_that_is_in_two_slices_counts_once_and_as_ready_if_one_says_so() {
+        let going = SliceEndpoint { condition: Condition::Leaving, ..endpoint("10.1.1.2") };
+        let mut cluster = with(&[going.clone(), endpoint("192.0.2.1")]);
+        cluster.slices().insert(name("shop", "web-y"), slice(&[endpoint("10.1.1.2")]));
+        let found = standing(&mut cluster).unwrap();
+        let conditions: Vec<_> = found.iter().map(|one| (one.address.to_string(), one.condition)).collect();
+        let ready = |address: &str| (address.to_owned(), Condition::Ready);
+        assert_eq!(conditions, [ready("10.1.1.2:8080"), ready("192.0.2.1:8080")]);
+        assert_eq!(standing(&mut with(&[going])).unwrap()[0].condition, Condition::Leaving);
     }
 
     #[test]
@@ -170,22 +191,28 @@ mod tests {
         cluster
             .services()
             .insert(name("shop", "web"), ClusterService { foreign: vec!["other".to_owned()], ..service() });
-        assert_eq!(ready(&mut cluster).unwrap(), ["10.1.1.2:8080", "10.1.1.3:8080"]);
+        assert_eq!(shown(&mut cluster).unwrap(), ["10.1.1.2:8080", "10.1.1.3:8080"]);
     }
 
     #[test]
-    fn hints_keep_connections_in_their_zone_where_all_have_them() {
-        let hinted = |address, zone: &str| SliceEndpoint { zones: vec![zone.to_owned()], ..endpoint(address) };
-        let endpoints = [hinted("10.1.1.2", "x"), hinted("192.0.2.1", "y")];
-        let in_zone = |endpoints: &[SliceEndpoint], zone: &str| {
-            let mut cluster = with(endpoints);
-            cluster.own_node = Some(NodeName::new("b"));
-            let node = Node { zone: Some(zone.to_owned()), ..Node::default() };
-            cluster.nodes().insert(NodeName::new("b"), node);
-            ready(&mut cluster).unwrap()
+    fn an_endpoint_knows_whether_it_is_meant_for_this_node_and_its_zone() {
+        let hinted = SliceEndpoint {
+            for_nodes: vec![NodeName::new("b")],
+            for_zones: vec!["x".to_owned(), "y".to_owned()],
+            ..endpoint("10.1.1.2")
         };
-        assert_eq!(in_zone(&endpoints, "x"), ["10.1.1.2:8080"]);
-        assert_eq!(in_zone(&endpoints, "z").len(), 2);
-        assert_eq!(in_zone(&[hinted("10.1.1.2", "x"), endpoint("192.0.2.1")], "x").len(), 2);
+        let meant = |node: &str, zone: Option<&str>| {
+            let mut cluster = with(&[hinted.clone(), endpoint("192.0.2.1")]);
+            cluster.own_node = Some(NodeName::new(node));
+            let known = Node { zone: zone.map(str::to_owned), ..Node::default() };
+            cluster.nodes().insert(NodeName::new(node), known);
+            let found = standing(&mut cluster).unwrap();
+            assert_eq!(found[1].meant, Meant::default());
+            (found[0].meant.for_node.unwrap(), found[0].meant.for_zone.unwrap())
+        };
+        assert_eq!(meant("b", Some("y")), (true, true));
+        assert_eq!(meant("c", Some("x")), (false, true));
+        assert_eq!(meant("b", Some("z")), (true, false));
+        assert_eq!(meant("c", None), (false, false));
     }
 }

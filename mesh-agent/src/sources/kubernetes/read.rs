@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::model::cluster::{
     ClusterService, ENROLLED_LABEL, FOREIGN_ENDPOINTS_ANNOTATION, Namespace, Node, OPT_OUT_LABEL, ObjectName, Pod,
     SERVED_CONDITION, Slice, SliceEndpoint, UNINSTALL_LABEL,
 };
-use crate::model::service::{Affinity, TrafficPolicy};
+use crate::model::service::{Affinity, Condition, TrafficPolicy};
 use crate::model::workload::{NodeName, PodUid};
 
 /// Phases in which a pod's containers have ended for good.
@@ -90,15 +90,13 @@ pub(super) fn slice(slice: &EndpointSlice) -> Option<Slice> {
     let service = slice.metadata.labels.as_ref()?.get(SERVICE_OF_SLICE)?.clone();
     let ports = slice.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
     let endpoint = |endpoint: &k8s_openapi::api::discovery::v1::Endpoint| {
-        let conditions = endpoint.conditions.clone().unwrap_or_default();
         let hints = endpoint.hints.clone().unwrap_or_default();
         SliceEndpoint {
             addresses: endpoint.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
-            // Unknown counts as ready.
-            ready: conditions.ready.unwrap_or(true),
-            serving: conditions.serving.or(conditions.ready).unwrap_or(true),
+            condition: condition(&endpoint.conditions.clone().unwrap_or_default()),
             node: endpoint.node_name.as_deref().map(NodeName::new),
-            zones: hints.for_zones.unwrap_or_default().into_iter().map(|zone| zone.name).collect(),
+            for_nodes: hints.for_nodes.unwrap_or_default().iter().map(|node| NodeName::new(&node.name)).collect(),
+            for_zones: hints.for_zones.unwrap_or_default().into_iter().map(|zone| zone.name).collect(),
         }
     };
     Some(Slice {
@@ -106,6 +104,16 @@ pub(super) fn slice(slice: &EndpointSlice) -> Option<Slice> {
         ports: ports.filter_map(|port| named(port.name.as_deref(), port.port?)).collect(),
         endpoints: slice.endpoints.iter().map(endpoint).collect(),
     })
+}
+
+/// What is not said means ready, and not about to go.
+fn condition(conditions: &EndpointConditions) -> Condition {
+    let ready = conditions.ready.unwrap_or(true);
+    match (ready, conditions.serving.unwrap_or(ready), conditions.terminating.unwrap_or(false)) {
+        (true, ..) => Condition::Ready,
+        (false, true, true) => Condition::Leaving,
+        (false, ..) => Condition::Unready,
+    }
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {
