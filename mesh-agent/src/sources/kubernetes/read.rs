@@ -1,6 +1,7 @@
 //! What we keep of each object that the API server has.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
@@ -32,7 +33,7 @@ pub(super) fn name(metadata: &ObjectMeta) -> Option<ObjectName> {
 pub(super) fn pod(pod: &v1::Pod) -> Option<Pod> {
     let (spec, status) = (pod.spec.as_ref()?, pod.status.clone().unwrap_or_default());
     let listed = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip);
-    let addresses = distinct(listed.chain(status.pod_ip).filter_map(|address| address.parse().ok()).collect());
+    let addresses = distinct(listed.chain(status.pod_ip).filter_map(|address| unicast(&address)).collect());
     let served = |conditions: Vec<v1::PodCondition>| {
         conditions.iter().any(|condition| condition.type_ == SERVED_CONDITION && condition.status == "True")
     };
@@ -71,7 +72,7 @@ pub(super) fn node(node: &v1::Node) -> Node {
 pub(super) fn service(service: &v1::Service) -> Option<ClusterService> {
     let spec = service.spec.as_ref()?;
     let addresses: Vec<_> =
-        spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|address| address.parse().ok()).collect();
+        spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|address| unicast(address)).collect();
     let ports = spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
     let annotations = service.metadata.annotations.as_ref();
     let foreign = annotations.and_then(|all| all.get(FOREIGN_ENDPOINTS_ANNOTATION)).map_or("", String::as_str);
@@ -92,7 +93,7 @@ pub(super) fn slice(slice: &EndpointSlice) -> Option<Slice> {
     let endpoint = |endpoint: &k8s_openapi::api::discovery::v1::Endpoint| {
         let hints = endpoint.hints.clone().unwrap_or_default();
         SliceEndpoint {
-            addresses: endpoint.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+            addresses: endpoint.addresses.iter().filter_map(|address| unicast(address)).collect(),
             condition: condition(&endpoint.conditions.clone().unwrap_or_default()),
             node: endpoint.node_name.as_deref().map(NodeName::new),
             for_nodes: hints.for_nodes.unwrap_or_default().iter().map(|node| NodeName::new(&node.name)).collect(),
@@ -114,6 +115,17 @@ fn condition(conditions: &EndpointConditions) -> Condition {
         (false, true, true) => Condition::Leaving,
         (false, ..) => Condition::Unready,
     }
+}
+
+/// An address in its one form that somebody in particular has, and others reach. A mapped one would pass for neither family's.
+fn unicast(text: &str) -> Option<IpAddr> {
+    let address = text.parse::<IpAddr>().ok()?.to_canonical();
+    let is_local = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let is_nobodys = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    (!is_local && !is_nobodys).then_some(address)
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {
@@ -139,3 +151,6 @@ pub(super) fn document(kind: &str, api_version: &str, object: &DynamicObject) ->
     }
     json!({"apiVersion": api_version, "kind": kind, "metadata": kept, "spec": object.data["spec"]})
 }
+
+#[cfg(test)]
+mod tests;
