@@ -13,7 +13,7 @@ use crate::model::crl::Crl;
 use crate::model::mesh::Mesh;
 use crate::model::rego::RegoSettings;
 use crate::model::revocation::Serial;
-use crate::model::service::{Service, ServiceUid};
+use crate::model::service::{Service, ServiceSpace, ServiceUid};
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::TrustBundle;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
@@ -51,6 +51,8 @@ pub struct MeshState {
     by_address: HashMap<IpAddr, Arc<Workload>>,
     outside: BTreeSet<IpAddr>,
     services: HashMap<IpAddr, Arc<Service>>,
+    service_space: ServiceSpace,
+    service_ranges: Addresses,
     policies: PolicyIndex,
     modes: Modes,
     revoked: Revoked,
@@ -80,7 +82,8 @@ impl MeshState {
             let addresses = service.addresses.clone();
             addresses.into_iter().map(move |address| (address, Arc::clone(&service)))
         });
-        let (services, pod_ranges) = (services.collect(), Addresses::of(&mesh.pod_ranges));
+        let (services, service_space) = (services.collect(), config.service_space);
+        let (pod_ranges, service_ranges) = (Addresses::of(&mesh.pod_ranges), Addresses::of(&service_space.ranges));
         let (rego, digest) = (config.rego, config.digest);
         Self {
             mesh,
@@ -89,6 +92,8 @@ impl MeshState {
             by_address,
             outside,
             services,
+            service_space,
+            service_ranges,
             policies,
             modes,
             revoked,
@@ -168,12 +173,41 @@ impl MeshState {
         self.workloads.iter().filter(move |workload| workload.node == *node)
     }
 
-    /// Every range whose connections the kernel diverts: the pod ranges, and each address of a workload or a service outside of
-    /// them.
+    /// Every range whose connections the kernel diverts, but for [`Self::exempt`]: those of pods and of services, and each address
+    /// of a workload or a service outside of them.
     pub fn diverted(&self) -> impl Iterator<Item = IpNet> {
-        let all = self.by_address.keys().chain(self.services.keys()).copied();
-        let apart = all.filter(|address| !self.in_pod_ranges(*address));
-        self.mesh.pod_ranges.iter().copied().chain(apart.map(IpNet::from))
+        let all = self.by_address.keys().chain(self.services.keys()).chain(&self.service_space.unsettled).copied();
+        let is_in_ranges = |address| self.in_pod_ranges(address) || self.service_ranges.contains(address);
+        let apart = all.filter(move |address| !is_in_ranges(*address)).map(IpNet::from);
+        self.mesh.pod_ranges.iter().chain(&self.service_space.ranges).copied().chain(apart)
+    }
+
+    /// Addresses in those ranges whose connections the kernel leaves alone: an enrolled pod needs no agent to reach the API
+    /// server or a DNS server.
+    pub fn exempt(&self) -> impl Iterator<Item = IpNet> {
+        self.service_space.foreign.iter().copied().filter(|address| self.is_exempt(*address)).map(IpNet::from)
+    }
+
+    /// Whether the kernel diverts connections to this address.
+    fn is_diverted(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let is_in_ranges = self.in_pod_ranges(address) || self.service_ranges.contains(address);
+        let has_owner = self.by_address.contains_key(&address) || self.services.contains_key(&address);
+        (is_in_ranges && !self.is_exempt(address)) || has_owner || self.service_space.unsettled.contains(&address)
+    }
+
+    fn is_exempt(&self, address: IpAddr) -> bool {
+        let has_owner = self.by_address.contains_key(&address) || self.services.contains_key(&address);
+        self.service_space.foreign.contains(&address)
+            && self.service_ranges.contains(address)
+            && !(has_owner || self.in_pod_ranges(address))
+    }
+
+    /// Whether a service may have this address, and which one isn't known.
+    fn is_unsettled(&self, address: IpAddr) -> bool {
+        let (address, space) = (address.to_canonical(), &self.service_space);
+        space.unsettled.contains(&address)
+            || (self.service_ranges.contains(address) && !space.foreign.contains(&address))
     }
 
     /// Whether a pod that is not in the mesh has this address.

@@ -74,6 +74,8 @@ pub struct Cluster {
     pods: Tracked<ObjectName, Pod>,
     services: Tracked<ObjectName, ClusterService>,
     slices: Tracked<ObjectName, Slice>,
+    /// The ranges that Services have their addresses from, by the name of who says so.
+    service_ranges: Tracked<String, Vec<IpNet>>,
     /// What is known of pods of this node that the API doesn't show yet.
     sandboxes: Tracked<PodUid, SandboxState>,
     /// What the documents make together; `None`: they have changed since.
@@ -157,7 +159,11 @@ impl Cluster {
     pub fn has_changed(&self) -> bool {
         let pods = self.pods.has_changed() || self.sandboxes.has_changed();
         let around = self.namespaces.has_changed() || self.nodes.has_changed();
-        self.together.is_none() || pods || around || self.services.has_changed() || self.slices.has_changed()
+        self.together.is_none() || pods || around || self.services_have_changed()
+    }
+
+    fn services_have_changed(&self) -> bool {
+        self.services.has_changed() || self.slices.has_changed() || self.service_ranges.has_changed()
     }
 
     /// What became of every document, as of the configuration that was made last: alone, and together with the others.
@@ -201,6 +207,11 @@ impl Cluster {
     /// All EndpointSlices, to be changed.
     pub fn slices(&mut self) -> &mut Tracked<ObjectName, Slice> {
         &mut self.slices
+    }
+
+    /// The ranges of Services' addresses, to be changed.
+    pub fn service_ranges(&mut self) -> &mut Tracked<String, Vec<IpNet>> {
+        &mut self.service_ranges
     }
 
     /// What is known of pods of this node before the API shows it, to be changed.
@@ -252,11 +263,7 @@ impl Cluster {
         config.mesh.pod_ranges.sort_unstable();
         config.mesh.pod_ranges.dedup();
         self.add_pods(&mut config);
-        self.services.take_changed();
-        self.slices.take_changed();
-        let node = self.own_node.as_ref();
-        let here = services::Here { node, zone: node.and_then(|node| self.nodes.get(node)?.zone.as_deref()) };
-        services::add(&mut config, &self.services, &self.slices, here);
+        self.add_services(&mut config);
         Ok(config)
     }
 

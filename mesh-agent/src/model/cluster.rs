@@ -16,6 +16,8 @@ pub const ENROLLED_LABEL: &str = "mesh.hauberk.dev/enrolled";
 pub const OPT_OUT_LABEL: &str = "mesh.hauberk.dev/opt-out";
 /// On the mesh's own namespace: `true` takes every node out of the mesh.
 pub const UNINSTALL_LABEL: &str = "mesh.hauberk.dev/uninstall";
+/// The Service by which pods reach the API server, in the namespace `default`. The API server writes its endpoints itself.
+pub const API_SERVICE: (&str, &str) = ("default", "kubernetes");
 /// The condition of an agent's own Pod by which it says that nothing of the mesh is left on its node.
 pub const WITHDRAWN_CONDITION: &str = "mesh.hauberk.dev/Withdrawn";
 /// The condition of a Pod by which its node's agent says that it is served.

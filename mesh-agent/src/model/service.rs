@@ -2,9 +2,12 @@
 //!
 //! What a source made of its objects (a selector, an EndpointSlice) is settled here: lists of endpoints, port by port.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+
+use ipnet::IpNet;
 
 use super::workload::NodeName;
 
@@ -86,6 +89,17 @@ pub struct Meant {
     pub for_node: Option<bool>,
     /// For the zone.
     pub for_zone: Option<bool>,
+}
+
+/// What is known of a cluster's Service addresses, besides which services the mesh has.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ServiceSpace {
+    /// The ranges that they are all from; empty: nobody says.
+    pub ranges: Vec<IpNet>,
+    /// Those of Services that are not the mesh's.
+    pub foreign: BTreeSet<IpAddr>,
+    /// Those of Services that may be the mesh's: nobody is known yet who stands for them.
+    pub unsettled: BTreeSet<IpAddr>,
 }
 
 /// Which endpoint a client gets.

@@ -6,7 +6,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::core::DynamicObject;
 use kube::{Api, Client};
 use serde_json::Value;
@@ -27,7 +29,7 @@ mod taken;
 
 pub use ask::Members;
 use ask::Question;
-use follow::{News, follow};
+use follow::{News, follow, follow_if_served};
 use taken::{Difference, only_pods_differ};
 pub use taken::{Rejection, Taken};
 
@@ -51,6 +53,7 @@ enum Change {
     Pod(News<Pod>),
     Service(News<ClusterService>),
     Slice(News<Slice>),
+    ServiceRange(News<Vec<IpNet>>),
 }
 
 /// The objects of a cluster, and what of them is in force.
@@ -85,7 +88,8 @@ impl KubernetesSource {
     ) -> Self {
         let (sender, changes) = mpsc::channel(QUEUE);
         let mut watchers = JoinSet::new();
-        let mut missing = BTreeSet::from(["EndpointSlice", "Namespace", "Node", "Pod", "Service of the cluster"]);
+        let mut missing =
+            BTreeSet::from(["EndpointSlice", "Namespace", "Node", "Pod", "Service of the cluster", "ServiceCIDR"]);
         for (kind, plural) in KINDS {
             missing.insert(kind);
             let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind, plural));
@@ -109,7 +113,10 @@ impl KubernetesSource {
             Change::Service,
             sender.clone(),
         ));
-        watchers.spawn(follow(Api::all(client.clone()), "EndpointSlice", slice, Change::Slice, sender));
+        watchers.spawn(follow(Api::all(client.clone()), "EndpointSlice", slice, Change::Slice, sender.clone()));
+        let range = |range: &ServiceCIDR| Some(read::service_ranges(range));
+        let ranges: Api<ServiceCIDR> = Api::all(client.clone());
+        watchers.spawn(follow_if_served(ranges, "ServiceCIDR", range, Change::ServiceRange, sender));
         let (heard, contact) = watch::channel(None);
         watchers.spawn(ask_again(client.clone(), heard));
         let (asked, questions) = mpsc::channel(QUEUE);
@@ -310,6 +317,10 @@ impl KubernetesSource {
             Change::Slice(news) => {
                 self.missing.remove("EndpointSlice");
                 merge(self.cluster.slices(), news, |name| name);
+            }
+            Change::ServiceRange(news) => {
+                self.missing.remove("ServiceCIDR");
+                merge(self.cluster.service_ranges(), news, |name| name.name);
             }
         }
     }

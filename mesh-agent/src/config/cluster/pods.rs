@@ -73,8 +73,7 @@ impl Cluster {
     /// Everything is to be made anew, once the documents go together.
     pub(super) fn forget_made(&mut self) {
         self.changed_pods();
-        self.services.take_changed();
-        self.slices.take_changed();
+        self.forget_changed_services();
         self.made = Made::default();
     }
 

@@ -1,73 +1,122 @@
 //! Makes services of Services and EndpointSlices.
 //!
-//! Only those that a workload of the mesh stands for: the others are left to whoever carried them before, so that nobody
-//! needs the mesh to reach the API server or a DNS server.
+//! Only of those that a workload of the mesh stands for: the others are left to whoever carried them before, so that nobody
+//! needs the mesh to reach the API server or a DNS server. Where it isn't known yet which of the two a Service is, it is the
+//! mesh's to wait for: kube-proxy may know sooner than we do, and would let plaintext through.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::Tracked;
+use super::Cluster;
 use crate::config::MeshConfig;
-use crate::model::cluster::{ClusterService, ObjectName, Slice, SliceEndpoint};
-use crate::model::service::{Condition, Endpoint, Meant, Service, ServicePort, ServiceUid};
+use crate::model::cluster::{API_SERVICE, ClusterService, ObjectName, SYSTEM_NAMESPACE, Slice, SliceEndpoint};
+use crate::model::service::{Condition, Endpoint, Meant, Service, ServicePort, ServiceSpace, ServiceUid};
 use crate::model::workload::NodeName;
 
 /// The agent's node, as far as it is known.
 #[derive(Clone, Copy)]
-pub(super) struct Here<'a> {
-    pub(super) node: Option<&'a NodeName>,
-    pub(super) zone: Option<&'a str>,
+struct Here<'a> {
+    node: Option<&'a NodeName>,
+    zone: Option<&'a str>,
 }
 
-/// Adds the Services to the configuration, whose workloads are there already.
-pub(super) fn add(
-    config: &mut MeshConfig,
-    services: &Tracked<ObjectName, ClusterService>,
-    slices: &Tracked<ObjectName, Slice>,
-    here: Here<'_>,
-) {
-    if services.is_empty() {
-        return;
-    }
-    let mut of_service: HashMap<(&str, &str), Vec<&Slice>> = HashMap::new();
-    for (name, slice) in slices.iter() {
-        of_service.entry((&name.namespace, &slice.service)).or_default().push(slice);
-    }
-    let namespaces: HashMap<IpAddr, &str> = config
-        .workloads
-        .iter()
-        .flat_map(|workload| workload.addresses.iter().map(|address| (*address, workload.namespace())))
-        .collect();
-    let mut made = Vec::new();
-    for (name, service) in services.iter() {
-        let slices = of_service.get(&(&*name.namespace, &*name.name)).map_or(&[][..], Vec::as_slice);
-        let addresses = || slices.iter().flat_map(|slice| &slice.endpoints).flat_map(|endpoint| &endpoint.addresses);
-        if !addresses().any(|address| namespaces.contains_key(address)) {
-            continue;
+/// Whose a Service is.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Owner {
+    Mesh,
+    Others,
+    /// Nobody is known yet who stands for it.
+    Unsettled,
+}
+
+impl Cluster {
+    /// Adds the Services to the configuration, whose workloads are there already.
+    pub(super) fn add_services(&mut self, config: &mut MeshConfig) {
+        self.forget_changed_services();
+        let node = self.own_node.as_ref();
+        let here = Here { node, zone: node.and_then(|node| self.nodes.get(node)?.zone.as_deref()) };
+        let mut of_service: HashMap<(&str, &str), Vec<&Slice>> = HashMap::new();
+        for (name, slice) in self.slices.iter() {
+            of_service.entry((&name.namespace, &slice.service)).or_default().push(slice);
         }
-        // Who may edit a namespace says which pods stand for its Services, and could name another's.
-        let may_stand = |address: &IpAddr| match namespaces.get(address) {
-            Some(namespace) => *namespace == name.namespace || service.foreign.iter().any(|named| named == namespace),
-            None => true,
-        };
-        let port = |(port_name, port): &(String, u16)| ServicePort {
-            port: *port,
-            endpoints: endpoints(slices, port_name, here, may_stand),
-        };
-        made.push(Arc::new(Service {
-            uid: ServiceUid::new(&name.namespace, &name.name),
-            addresses: service.addresses.clone(),
-            ports: service.ports.iter().map(port).collect(),
-            affinity: service.affinity,
-            traffic: service.traffic,
-        }));
+        let namespaces: HashMap<IpAddr, &str> = config
+            .workloads
+            .iter()
+            .flat_map(|workload| workload.addresses.iter().map(|address| (*address, workload.namespace())))
+            .collect();
+        let (mut made, mut space) = (Vec::new(), ServiceSpace::default());
+        for (name, service) in self.services.iter() {
+            let slices = of_service.get(&(&*name.namespace, &*name.name)).map_or(&[][..], Vec::as_slice);
+            match self.owner(config, &namespaces, name, slices) {
+                Owner::Mesh => made.push(Arc::new(make(&namespaces, name, service, slices, here))),
+                Owner::Others => space.foreign.extend(&service.addresses),
+                Owner::Unsettled => space.unsettled.extend(&service.addresses),
+            }
+        }
+        space.ranges = self.service_ranges.iter().flat_map(|(_, ranges)| ranges.iter().copied()).collect();
+        space.ranges.sort_unstable();
+        space.ranges.dedup();
+        config.service_space = space;
+        // A document of ours that has an address of the cluster's loses it to the cluster.
+        config.services.retain(|own| !own.addresses.iter().any(|address| claims(&made, *address)));
+        config.services.extend(made);
+        config.services.sort_by(|one, other| one.uid.cmp(&other.uid));
+        config.services.dedup_by(|one, other| one.uid == other.uid);
     }
-    // A document of ours that has an address of the cluster's loses it to the cluster.
-    config.services.retain(|own| !own.addresses.iter().any(|address| claims(&made, *address)));
-    config.services.extend(made);
-    config.services.sort_by(|one, other| one.uid.cmp(&other.uid));
-    config.services.dedup_by(|one, other| one.uid == other.uid);
+
+    /// What the Services are is no news any more.
+    pub(super) fn forget_changed_services(&mut self) {
+        self.services.take_changed();
+        self.slices.take_changed();
+        self.service_ranges.take_changed();
+    }
+
+    /// One workload makes a Service the mesh's. One who is known not to be in the mesh makes it others', if nobody does: whoever
+    /// calls such a Service gets plaintext in any case.
+    fn owner(
+        &self,
+        config: &MeshConfig,
+        namespaces: &HashMap<IpAddr, &str>,
+        name: &ObjectName,
+        slices: &[&Slice],
+    ) -> Owner {
+        let mut addresses = slices.iter().flat_map(|slice| &slice.endpoints).flat_map(|endpoint| &endpoint.addresses);
+        if addresses.clone().any(|address| namespaces.contains_key(address)) {
+            return Owner::Mesh;
+        }
+        // What the mesh itself needs never waits for news.
+        let is_system = [SYSTEM_NAMESPACE, &self.own_namespace].contains(&&*name.namespace)
+            || (&*name.namespace, &*name.name) == API_SERVICE;
+        let in_pod_ranges = |address: &IpAddr| config.mesh.pod_ranges.iter().any(|range| range.contains(address));
+        let is_outside = |address: &IpAddr| config.outside.contains(address) || !in_pod_ranges(address);
+        if is_system || addresses.any(is_outside) { Owner::Others } else { Owner::Unsettled }
+    }
+}
+
+fn make(
+    namespaces: &HashMap<IpAddr, &str>,
+    name: &ObjectName,
+    service: &ClusterService,
+    slices: &[&Slice],
+    here: Here<'_>,
+) -> Service {
+    // Who may edit a namespace says which pods stand for its Services, and could name another's.
+    let may_stand = |address: &IpAddr| match namespaces.get(address) {
+        Some(namespace) => *namespace == name.namespace || service.foreign.iter().any(|named| named == namespace),
+        None => true,
+    };
+    let port = |(port_name, port): &(String, u16)| ServicePort {
+        port: *port,
+        endpoints: endpoints(slices, port_name, here, may_stand),
+    };
+    Service {
+        uid: ServiceUid::new(&name.namespace, &name.name),
+        addresses: service.addresses.clone(),
+        ports: service.ports.iter().map(port).collect(),
+        affinity: service.affinity,
+        traffic: service.traffic,
+    }
 }
 
 fn claims(services: &[Arc<Service>], address: IpAddr) -> bool {
@@ -108,7 +157,7 @@ impl Here<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{cluster, name, pod};
-    use super::super::{Cluster, Namespace, Node, NodeName};
+    use super::super::{Namespace, Node};
     use super::*;
     use crate::model::service::{Affinity, TrafficPolicy};
 
@@ -169,6 +218,70 @@ mod tests {
         check(&[endpoint("10.1.1.2"), endpoint("192.0.2.1")], Some(&["10.1.1.2:8080", "192.0.2.1:8080"]));
         check(&[endpoint("192.0.2.1")], None);
         check(&[], None);
+    }
+
+    /// Whose the Service at 10.96.0.9 is, with these endpoints.
+    fn owner(cluster: &mut Cluster) -> &'static str {
+        let config = cluster.config().unwrap();
+        let (address, space) = ("10.96.0.9".parse().unwrap(), &config.service_space);
+        let is_meshs = config.services.iter().any(|service| service.addresses.contains(&address));
+        match (is_meshs, space.foreign.contains(&address), space.unsettled.contains(&address)) {
+            (true, false, false) => "the mesh's",
+            (false, true, false) => "others'",
+            (false, false, true) => "unsettled",
+            _ => "two at once",
+        }
+    }
+
+    #[test]
+    fn a_service_is_unsettled_until_somebody_is_known_who_stands_for_it() {
+        // 10.1.1.4 is a pod outside of the mesh, and nobody is known yet at 10.1.1.9.
+        for (endpoints, expected) in [
+            (&["10.1.1.2"][..], "the mesh's"),
+            (&["10.1.1.9", "10.1.1.4", "10.1.1.2"], "the mesh's"),
+            (&["10.1.1.4"], "others'"),
+            (&["192.0.2.1"], "others'"),
+            (&["10.1.1.9", "10.1.1.4"], "others'"),
+            (&["10.1.1.9"], "unsettled"),
+            (&[], "unsettled"),
+        ] {
+            let endpoints: Vec<_> = endpoints.iter().map(|address| endpoint(address)).collect();
+            let mut cluster = with(&endpoints);
+            cluster.pods().insert(name("plain", "web"), pod("10.1.1.4"));
+            assert_eq!(owner(&mut cluster), expected, "{endpoints:?}");
+        }
+        let mut cluster = with(&[]);
+        cluster.slices().remove(&name("shop", "web-x"));
+        assert_eq!(owner(&mut cluster), "unsettled");
+        // An address that two claim is nobody's.
+        let mut cluster = with(&[endpoint("10.1.1.2")]);
+        cluster.pods().insert(name("plain", "thief"), pod("10.1.1.2"));
+        assert_eq!(owner(&mut cluster), "unsettled");
+    }
+
+    #[test]
+    fn what_the_cluster_needs_waits_for_nobody() {
+        for (namespace, service_name, expected) in [
+            ("kube-system", "kube-dns", "others'"),
+            ("hauberk-system", "hauberk-ca", "others'"),
+            ("default", "kubernetes", "others'"),
+            ("default", "web", "unsettled"),
+        ] {
+            let mut cluster = with(&[]);
+            cluster.services().replace([(name(namespace, service_name), service())]);
+            assert_eq!(owner(&mut cluster), expected, "{namespace}/{service_name}");
+        }
+    }
+
+    #[test]
+    fn new_ranges_of_services_make_a_new_configuration() {
+        let mut cluster = with(&[]);
+        assert_eq!(cluster.config().unwrap().service_space.ranges, []);
+        let range: ipnet::IpNet = "10.96.0.0/16".parse().unwrap();
+        cluster.service_ranges().insert("kubernetes".to_owned(), vec![range]);
+        assert!(cluster.has_changed());
+        assert_eq!(cluster.config().unwrap().service_space.ranges, [range]);
+        assert!(!cluster.has_changed());
     }
 
     #[test]

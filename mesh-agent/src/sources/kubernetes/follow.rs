@@ -1,19 +1,28 @@
 //! Follows one kind of objects: a list, then a watch with bookmarks; again from the list after 410 Gone. Errors back off
 //! with jitter; the last state stands meanwhile.
 
+use std::time::Duration;
+
 use futures_util::StreamExt as _;
 use k8s_openapi::serde::de::DeserializeOwned;
+use kube::api::ListParams;
 use kube::core::Resource;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, ResourceExt as _};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::read;
 use crate::model::cluster::ObjectName;
 
 /// Objects a page of the first list: bounds what is in memory at once.
 const PAGE: u32 = 250;
+
+/// How often an API server is asked again for a kind that it hasn't served: it may have been replaced by a newer one.
+const ASK_AGAIN: Duration = Duration::from_secs(300);
+/// The same after no answer at all.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// News of one kind.
 #[derive(Debug)]
@@ -73,5 +82,39 @@ pub(super) async fn follow<K, T, W>(
         if sender.send(wrap(news)).await.is_err() {
             return;
         }
+    }
+}
+
+/// The same for a kind that older API servers don't have, or older roles don't let us see: there is none of it then.
+pub(super) async fn follow_if_served<K, T, W>(
+    api: Api<K>,
+    what: &'static str,
+    read: impl Fn(&K) -> Option<T>,
+    wrap: impl Fn(News<T>) -> W,
+    sender: mpsc::Sender<W>,
+) where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let mut told = false;
+    loop {
+        let wait = match api.list(&ListParams::default().limit(1)).await {
+            Ok(_) => return follow(api, what, read, wrap, sender).await,
+            Err(kube::Error::Api(status)) if [403, 404].contains(&status.code) => {
+                if !std::mem::replace(&mut told, true) {
+                    let reason = &status.message;
+                    tracing::warn!(
+                        what,
+                        reason,
+                        "the Kubernetes API doesn't show this kind: only known Services are diverted"
+                    );
+                    if sender.send(wrap(News::All(Vec::new()))).await.is_err() {
+                        return;
+                    }
+                }
+                ASK_AGAIN
+            }
+            Err(_) => TRY_AGAIN,
+        };
+        sleep(wait).await;
     }
 }

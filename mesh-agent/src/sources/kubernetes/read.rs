@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
@@ -66,6 +68,12 @@ pub(super) fn node(node: &v1::Node) -> Node {
     let pod_ranges = distinct(ranges.filter_map(|range| range.parse().ok()).collect());
     let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_OF_NODE)).cloned();
     Node { pod_ranges, zone }
+}
+
+/// Ranges that Services get their addresses from.
+pub(super) fn service_ranges(range: &ServiceCIDR) -> Vec<IpNet> {
+    let ranges = range.spec.iter().flat_map(|spec| &spec.cidrs).flatten();
+    distinct(ranges.filter_map(|range| range.parse().ok()).collect())
 }
 
 /// A Service; `None` if it has no addresses of its own.

@@ -94,6 +94,14 @@ fn a_node_has_ranges_and_a_zone() {
     assert_eq!(node(&object(json!({"metadata": {"name": "a"}}))), Node::default());
 }
 
+#[test]
+fn a_range_of_services_may_be_of_both_families() {
+    let read = |spec| service_ranges(&object(json!({"metadata": {"name": "kubernetes"}, "spec": spec})));
+    let both = read(json!({"cidrs": ["fd96::/112", "10.96.0.0/16"]}));
+    assert_eq!(both.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.96.0.0/16", "fd96::/112"]);
+    assert_eq!(read(json!(null)), []);
+}
+
 fn read_service(annotations: Value, spec: Value) -> Option<ClusterService> {
     service(&object(json!({"metadata": {"name": "web", "annotations": annotations}, "spec": spec})))
 }
