@@ -6,19 +6,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
 use crate::config::{ConfigDigest, MeshConfig};
 use crate::model::crl::Crl;
 use crate::model::mesh::Mesh;
 use crate::model::rego::RegoSettings;
 use crate::model::revocation::Serial;
-use crate::model::service::{Service, ServiceSpace, ServiceUid};
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::TrustBundle;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
 use crate::policy::{Addresses, Finding, Modes, PolicyIndex, Roster, findings};
 
+mod addresses;
 mod change;
 mod explain;
 mod older;
@@ -29,6 +27,7 @@ mod revocation;
 mod route;
 mod service;
 
+use addresses::Services;
 pub use change::needs_restart;
 pub use explain::{Arrival, Explanation, explain};
 pub use older::older_than_enrolment;
@@ -50,9 +49,7 @@ pub struct MeshState {
     workloads: Roster,
     by_address: HashMap<IpAddr, Arc<Workload>>,
     outside: BTreeSet<IpAddr>,
-    services: HashMap<IpAddr, Arc<Service>>,
-    service_space: ServiceSpace,
-    service_ranges: Addresses,
+    services: Services,
     policies: PolicyIndex,
     modes: Modes,
     revoked: Revoked,
@@ -78,12 +75,11 @@ impl MeshState {
         for workload in workloads.iter() {
             by_address.extend(workload.addresses.iter().map(|address| (*address, Arc::clone(workload))));
         }
-        let services = config.services.into_iter().flat_map(|service| {
-            let addresses = service.addresses.clone();
-            addresses.into_iter().map(move |address| (address, Arc::clone(&service)))
-        });
-        let (services, service_space) = (services.collect(), config.service_space);
-        let (pod_ranges, service_ranges) = (Addresses::of(&mesh.pod_ranges), Addresses::of(&service_space.ranges));
+        let pod_ranges = Addresses::of(&mesh.pod_ranges);
+        let is_pods = |address: &IpAddr| {
+            by_address.contains_key(address) || outside.contains(address) || pod_ranges.contains(*address)
+        };
+        let services = Services::new(config.services, config.service_space, is_pods);
         let (rego, digest) = (config.rego, config.digest);
         Self {
             mesh,
@@ -92,8 +88,6 @@ impl MeshState {
             by_address,
             outside,
             services,
-            service_space,
-            service_ranges,
             policies,
             modes,
             revoked,
@@ -116,16 +110,6 @@ impl MeshState {
     /// The workload that has this address.
     pub fn at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         self.by_address.get(&address.to_canonical())
-    }
-
-    /// The service that has this address.
-    pub fn service_at(&self, address: IpAddr) -> Option<&Arc<Service>> {
-        self.services.get(&address.to_canonical())
-    }
-
-    /// The service of this name.
-    pub fn service(&self, uid: &ServiceUid) -> Option<&Arc<Service>> {
-        self.services.values().find(|service| service.uid == *uid)
     }
 
     /// The workload of this name.
@@ -171,43 +155,6 @@ impl MeshState {
     /// The workloads of one node, by name.
     pub fn on_node<'a>(&'a self, node: &'a NodeName) -> impl Iterator<Item = &'a Arc<Workload>> {
         self.workloads.iter().filter(move |workload| workload.node == *node)
-    }
-
-    /// Every range whose connections the kernel diverts, but for [`Self::exempt`]: those of pods and of services, and each address
-    /// of a workload or a service outside of them.
-    pub fn diverted(&self) -> impl Iterator<Item = IpNet> {
-        let all = self.by_address.keys().chain(self.services.keys()).chain(&self.service_space.unsettled).copied();
-        let is_in_ranges = |address| self.in_pod_ranges(address) || self.service_ranges.contains(address);
-        let apart = all.filter(move |address| !is_in_ranges(*address)).map(IpNet::from);
-        self.mesh.pod_ranges.iter().chain(&self.service_space.ranges).copied().chain(apart)
-    }
-
-    /// Addresses in those ranges whose connections the kernel leaves alone: an enrolled pod needs no agent to reach the API
-    /// server or a DNS server.
-    pub fn exempt(&self) -> impl Iterator<Item = IpNet> {
-        self.service_space.foreign.iter().copied().filter(|address| self.is_exempt(*address)).map(IpNet::from)
-    }
-
-    /// Whether the kernel diverts connections to this address.
-    fn is_diverted(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        let is_in_ranges = self.in_pod_ranges(address) || self.service_ranges.contains(address);
-        let has_owner = self.by_address.contains_key(&address) || self.services.contains_key(&address);
-        (is_in_ranges && !self.is_exempt(address)) || has_owner || self.service_space.unsettled.contains(&address)
-    }
-
-    fn is_exempt(&self, address: IpAddr) -> bool {
-        let has_owner = self.by_address.contains_key(&address) || self.services.contains_key(&address);
-        self.service_space.foreign.contains(&address)
-            && self.service_ranges.contains(address)
-            && !(has_owner || self.in_pod_ranges(address))
-    }
-
-    /// Whether a service may have this address, and which one isn't known.
-    fn is_unsettled(&self, address: IpAddr) -> bool {
-        let (address, space) = (address.to_canonical(), &self.service_space);
-        space.unsettled.contains(&address)
-            || (self.service_ranges.contains(address) && !space.foreign.contains(&address))
     }
 
     /// Whether a pod that is not in the mesh has this address.

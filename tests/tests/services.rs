@@ -190,6 +190,7 @@ fn services_lead_into_the_mesh_and_past_it() -> Result<()> {
     a_headless_service_needs_nothing(&stage)?;
     who_is_not_ready_is_not_chosen(&stage)?;
     local_means_this_node(&stage)?;
+    an_address_outside_leads_into_the_mesh(&stage)?;
     without_an_agent_only_others_services_answer(&mut stage)
 }
 
@@ -300,6 +301,13 @@ fn local_means_this_node(stage: &Stage) -> Result<()> {
     set(", conditions: {ready: false, serving: true, terminating: true}")?;
     stage.wait_chosen("10.96.0.56:80", &["one"])?;
     stage.call_is_answered_by("10.96.0.56:80", "one")
+}
+
+fn an_address_outside_leads_into_the_mesh(stage: &Stage) -> Result<()> {
+    let more = ", externalIPs: [192.0.2.50], externalTrafficPolicy: Local, type: NodePort";
+    stage.apply("outside", "10.96.0.57", more, &endpoint(&stage.address("one"), ", nodeName: b"))?;
+    stage.wait_chosen("192.0.2.50:80", &["one"])?;
+    stage.call_is_answered_by("192.0.2.50:80", "one")
 }
 
 fn without_an_agent_only_others_services_answer(stage: &mut Stage) -> Result<()> {

@@ -76,7 +76,7 @@ fn shown(explained: &Explained, output: Output) -> Result<Checked, ExplainError>
 pub(super) fn explained(state: &MeshState, asked: &ExplainRequest, now: SystemTime) -> Result<Explained, ExplainError> {
     let source = find(state, &asked.source)?;
     let destination = destination(state, &asked.destination, &source)?;
-    let service = state.service_at(destination.ip());
+    let service = state.service_at(destination);
     let (targets, refused) = match service.map(|service| candidates(state, service, &source, destination)) {
         None => (vec![destination], None),
         Some(Ok(endpoints)) => (endpoints, None),

@@ -128,6 +128,7 @@ impl ServiceDraft {
         Service {
             uid: self.uid.clone(),
             addresses: self.addresses.clone(),
+            external: Vec::new(),
             ports: self.ports.iter().map(port).collect(),
             affinity: self.affinity,
             traffic: self.traffic,

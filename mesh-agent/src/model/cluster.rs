@@ -90,6 +90,10 @@ pub struct Node {
 pub struct ClusterService {
     /// Its cluster addresses.
     pub addresses: Vec<IpAddr>,
+    /// Those by which it is known outside, too.
+    pub external: Vec<IpAddr>,
+    /// Whether somebody else than kube-proxy stands for it.
+    pub is_proxied_elsewhere: bool,
     /// Its TCP ports: what they are called, and their numbers.
     pub ports: Vec<(String, u16)>,
     /// Which endpoint a client gets.

@@ -40,12 +40,21 @@ pub struct Service {
     pub uid: ServiceUid,
     /// Its addresses; no workload and no other service has one of them.
     pub addresses: Vec<IpAddr>,
+    /// Addresses that lead to it from within, too, but only at its ports: at others they are somebody else's.
+    pub external: Vec<IpAddr>,
     /// Its ports; none is there twice.
     pub ports: Vec<ServicePort>,
     /// Which endpoint a client gets.
     pub affinity: Affinity,
-    /// Whether endpoints on other nodes count.
+    /// Whether endpoints on other nodes count, at its own addresses.
     pub traffic: TrafficPolicy,
+}
+
+impl Service {
+    /// Whether one of its ports has this number.
+    pub fn has_port(&self, number: u16) -> bool {
+        self.ports.iter().any(|port| port.port == number)
+    }
 }
 
 /// One port of a service.

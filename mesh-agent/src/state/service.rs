@@ -40,7 +40,7 @@ impl NoEndpoint {
 /// Chooses for a connection of `source`, from `client`; `random` is one, and new for each connection.
 pub fn choose(state: &MeshState, source: &Workload, client: IpAddr, destination: SocketAddr, random: u64) -> Target {
     let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
-    let Some(service) = state.service_at(destination.ip()) else { return Target::Itself(destination) };
+    let Some(service) = state.service_at(destination) else { return Target::Itself(destination) };
     let service = Arc::clone(service);
     match candidates(state, &service, source, destination) {
         Err(none) => Target::Nowhere(service, none),
@@ -64,7 +64,10 @@ pub fn candidates(
     let port = service.ports.iter().find(|port| port.port == destination.port()).ok_or(NoEndpoint::Port)?;
     let is_v4 = destination.ip().to_canonical().is_ipv4();
     let of_family = port.endpoints.iter().filter(|endpoint| endpoint.address.is_ipv4() == is_v4);
+    // The policy for addresses outside is for who comes from there.
+    let is_own = service.addresses.contains(&destination.ip().to_canonical());
     let found = match service.traffic {
+        _ if !is_own => meant(willing(of_family)),
         TrafficPolicy::Cluster => meant(willing(of_family)),
         // Whom an endpoint is meant for says nothing here.
         TrafficPolicy::Local => willing(of_family.filter(|endpoint| endpoint.node.as_ref() == Some(&source.node))),

@@ -48,7 +48,11 @@ impl Cluster {
         let (mut made, mut space) = (Vec::new(), ServiceSpace::default());
         for (name, service) in self.services.iter() {
             let slices = of_service.get(&(&*name.namespace, &*name.name)).map_or(&[][..], Vec::as_slice);
-            match self.owner(config, &namespaces, name, slices) {
+            let owner = match service.is_proxied_elsewhere {
+                true => Owner::Others,
+                false => self.owner(config, &namespaces, name, slices),
+            };
+            match owner {
                 Owner::Mesh => made.push(Arc::new(make(&namespaces, name, service, slices, here))),
                 Owner::Others => space.foreign.extend(&service.addresses),
                 Owner::Unsettled => space.unsettled.extend(&service.addresses),
@@ -113,6 +117,7 @@ fn make(
     Service {
         uid: ServiceUid::new(&name.namespace, &name.name),
         addresses: service.addresses.clone(),
+        external: service.external.clone(),
         ports: service.ports.iter().map(port).collect(),
         affinity: service.affinity,
         traffic: service.traffic,
@@ -164,6 +169,8 @@ mod tests {
     fn service() -> ClusterService {
         ClusterService {
             addresses: vec!["10.96.0.9".parse().unwrap()],
+            external: Vec::new(),
+            is_proxied_elsewhere: false,
             ports: vec![("http".to_owned(), 80), ("admin".to_owned(), 81)],
             affinity: Affinity::None,
             traffic: TrafficPolicy::Cluster,
@@ -271,6 +278,14 @@ mod tests {
             cluster.services().replace([(name(namespace, service_name), service())]);
             assert_eq!(owner(&mut cluster), expected, "{namespace}/{service_name}");
         }
+    }
+
+    #[test]
+    fn what_another_proxy_stands_for_is_its_business() {
+        let mut cluster = with(&[endpoint("10.1.1.2")]);
+        let elsewhere = ClusterService { is_proxied_elsewhere: true, ..service() };
+        cluster.services().insert(name("shop", "web"), elsewhere);
+        assert_eq!(owner(&mut cluster), "others'");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::model::workload::{NodeName, PodUid};
 const FINISHED: [&str; 2] = ["Succeeded", "Failed"];
 /// Labels of the API server's own.
 const SERVICE_OF_SLICE: &str = "kubernetes.io/service-name";
+const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 const ZONE_OF_NODE: &str = "topology.kubernetes.io/zone";
 /// The service account of a pod that names none.
 const DEFAULT_SERVICE_ACCOUNT: &str = "default";
@@ -87,11 +88,25 @@ pub(super) fn service(service: &v1::Service) -> Option<ClusterService> {
     let is = |field: &Option<String>, value: &str| field.as_deref() == Some(value);
     (!addresses.is_empty()).then(|| ClusterService {
         addresses: distinct(addresses),
+        external: external(spec, service.status.as_ref()),
+        is_proxied_elsewhere: service.metadata.labels.as_ref().is_some_and(|all| all.contains_key(OTHER_PROXY)),
         ports: ports.filter_map(|port| named(port.name.as_deref(), port.port)).collect(),
         affinity: if is(&spec.session_affinity, "ClientIP") { Affinity::ClientIp } else { Affinity::None },
         traffic: if is(&spec.internal_traffic_policy, "Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster },
         foreign: foreign.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect(),
     })
+}
+
+/// Addresses outside of the cluster that kube-proxy takes for the Service's where a pod calls them. Those of a load balancer that
+/// doesn't serve everybody are left to kube-proxy, which knows whom.
+fn external(spec: &v1::ServiceSpec, status: Option<&v1::ServiceStatus>) -> Vec<IpAddr> {
+    let is_open = spec.load_balancer_source_ranges.as_ref().is_none_or(Vec::is_empty);
+    let balancer = status.and_then(|status| status.load_balancer.as_ref()).filter(|_| is_open);
+    // A proxy would miss the connection: it knows more of it than its address.
+    let is_passed_on = |ingress: &&v1::LoadBalancerIngress| ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP");
+    let ingress = balancer.iter().flat_map(|balancer| &balancer.ingress).flatten().filter(is_passed_on);
+    let all = spec.external_ips.iter().flatten().chain(ingress.filter_map(|ingress| ingress.ip.as_ref()));
+    distinct(all.filter_map(|address| unicast(address)).collect())
 }
 
 /// An EndpointSlice; `None` if it belongs to no Service.

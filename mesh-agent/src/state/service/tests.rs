@@ -99,7 +99,8 @@ fn among(traffic: TrafficPolicy, to: &str, endpoints: &[&str]) -> Vec<String> {
     let source = state.at("10.0.0.1".parse().unwrap()).unwrap();
     let service = Service {
         uid: ServiceUid::new("shop", "cases"),
-        addresses: Vec::new(),
+        addresses: vec![to.parse::<IpAddr>().unwrap().to_canonical()],
+        external: Vec::new(),
         ports: vec![ServicePort { port: 80, endpoints: endpoints.iter().map(|text| said(text)).collect() }],
         affinity: Affinity::None,
         traffic,
@@ -167,7 +168,7 @@ fn who_is_not_announced_yet_is_chosen_only_where_nobody_else_is() {
         let state = MeshState::new(config);
         let source = state.at("10.0.0.1".parse().unwrap()).unwrap();
         let to = "10.96.0.1:80".parse().unwrap();
-        let found = candidates(&state, state.service_at(IpAddr::from([10, 96, 0, 1])).unwrap(), source, to).unwrap();
+        let found = candidates(&state, state.service_at(to).unwrap(), source, to).unwrap();
         found.iter().map(|address| address.ip().to_string()).collect::<BTreeSet<_>>()
     };
     let check = |found: BTreeSet<String>, expected: &[&str]| assert!(found.iter().eq(expected), "{found:?}");
@@ -175,6 +176,43 @@ fn who_is_not_announced_yet_is_chosen_only_where_nobody_else_is() {
     // A pod always reaches itself.
     check(with(|_| false), &["10.0.0.1"]);
     check(with(|_| true), &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+}
+
+/// The service `shop/db`, changed, and where its endpoints are.
+fn with_external(change: impl Fn(&mut Service)) -> MeshState {
+    let mut config =
+        parse(&[SourceFile { name: "m.yaml".into(), text: text("  internalTrafficPolicy: Local") }]).unwrap();
+    for service in &mut config.services {
+        if service.uid.as_str() == "shop/db" {
+            change(Arc::make_mut(service));
+        }
+    }
+    MeshState::new(config)
+}
+
+#[test]
+fn an_address_outside_leads_to_a_service_at_its_ports_and_from_every_node() {
+    let outside: IpAddr = "192.0.2.50".parse().unwrap();
+    let state = with_external(|service| service.external = vec![outside]);
+    let source = state.at("10.0.0.1".parse().unwrap()).unwrap();
+    let to = |to: &str| -> SocketAddr { to.parse().unwrap() };
+    let candidates = |to| candidates(&state, state.service_at(to).unwrap(), source, to).unwrap().len();
+    assert_eq!((candidates(to("10.96.0.1:80")), candidates(to("192.0.2.50:80"))), (1, 3));
+    // At other ports it is itself, as without the mesh.
+    let other = to("192.0.2.50:443");
+    assert_eq!(choose(&state, source, outside, other, 0), Target::Itself(other));
+    assert_eq!(route(&state, source, other), Route::Plaintext);
+    assert!(state.is_diverted(outside) && state.diverted().any(|range| range.contains(&outside)));
+}
+
+#[test]
+fn an_address_of_somebody_else_leads_to_no_other_service() {
+    for taken in ["10.0.0.2", "10.96.0.2"] {
+        let taken: IpAddr = taken.parse().unwrap();
+        let state = with_external(|service| service.external = vec![taken]);
+        let at = state.service_at(SocketAddr::new(taken, 80)).map(|service| service.uid.as_str().to_owned());
+        assert_ne!(at.as_deref(), Some("shop/db"), "{taken}");
+    }
 }
 
 #[test]

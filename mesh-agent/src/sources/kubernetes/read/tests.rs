@@ -124,6 +124,38 @@ fn a_service_has_its_cluster_addresses_of_both_families() {
 }
 
 #[test]
+fn a_service_has_addresses_outside_that_pods_may_call() {
+    let balancer = json!({"loadBalancer": {"ingress": [
+        {"ip": "192.0.2.1"},
+        {"ip": "192.0.2.2", "ipMode": "VIP"},
+        {"ip": "192.0.2.3", "ipMode": "Proxy"},
+        {"hostname": "example.org"},
+    ]}});
+    for (spec, status, expected) in [
+        (json!({}), json!({}), &[][..]),
+        (json!({"externalIPs": ["192.0.2.9", "127.0.0.1"]}), json!({}), &["192.0.2.9"]),
+        (json!({"externalIPs": ["192.0.2.2"]}), balancer.clone(), &["192.0.2.1", "192.0.2.2"]),
+        (json!({"externalIPs": ["192.0.2.9"], "loadBalancerSourceRanges": ["10.0.0.0/8"]}), balancer, &["192.0.2.9"]),
+    ] {
+        let mut with_address = spec.clone();
+        with_address["clusterIP"] = json!("10.96.0.9");
+        let object = object(json!({"metadata": {"name": "web"}, "spec": with_address, "status": status}));
+        assert_eq!(shown(&service(&object).unwrap().external), expected, "{spec}");
+    }
+}
+
+#[test]
+fn a_service_may_be_another_proxys() {
+    for (labels, expected) in
+        [(json!({"app": "web"}), false), (json!({"service.kubernetes.io/service-proxy-name": "other"}), true)]
+    {
+        let metadata = json!({"name": "web", "labels": labels});
+        let object = object(json!({"metadata": metadata, "spec": {"clusterIP": "10.96.0.9"}}));
+        assert_eq!(service(&object).unwrap().is_proxied_elsewhere, expected, "{labels}");
+    }
+}
+
+#[test]
 fn a_service_has_its_tcp_ports_by_name() {
     let ports = |ports| read_service(json!({}), json!({"clusterIP": "10.96.0.9", "ports": ports})).unwrap().ports;
     let named = |name: &str, port| (name.to_owned(), port);
