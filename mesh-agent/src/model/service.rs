@@ -117,7 +117,8 @@ pub enum Affinity {
     /// Each connection one at random.
     #[default]
     None,
-    /// The connections of one address the same one, as long as it is ready.
+    /// The connections of one address the same one, as long as the endpoints are the same. Nothing is remembered: one that comes
+    /// takes its share of the clients from the others.
     ClientIp,
 }
 

@@ -118,3 +118,51 @@ pub(super) async fn follow_if_served<K, T, W>(
         sleep(wait).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::http::StatusCode;
+    use k8s_openapi::api::networking::v1::ServiceCIDR;
+    use kube::Client;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// What an API server gives that answers these statuses one after another, and the last one for ever.
+    async fn first_news(statuses: &'static [u16]) -> Vec<ObjectName> {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let answer = async move || {
+            let status = statuses[asked.fetch_add(1, Ordering::Relaxed).min(statuses.len() - 1)];
+            let what = if status == 200 {
+                r#"{"metadata":{"resourceVersion":"1"},"items":[{"metadata":{"name":"kubernetes"}}]}"#.to_owned()
+            } else {
+                format!(r#"{{"kind":"Status","status":"Failure","code":{status},"message":"no","reason":"no"}}"#)
+            };
+            (StatusCode::from_u16(status).unwrap(), what)
+        };
+        let client = Client::new(Router::new().fallback(answer), "default");
+        let (sender, mut receiver) = mpsc::channel(1);
+        let following = follow_if_served(Api::<ServiceCIDR>::all(client), "it", |_| Some(()), |news| news, sender);
+        tokio::select! {
+            () = following => unreachable!("it follows for ever"),
+            news = receiver.recv() => match news {
+                Some(News::All(all)) => all.into_iter().map(|(name, ())| name).collect(),
+                other => panic!("{other:?}"),
+            },
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kind_that_an_api_server_does_not_show_has_no_objects() {
+        for without in [&[404][..], &[403], &[500, 503, 404]] {
+            assert_eq!(first_news(without).await, [], "{without:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_fails_is_asked_again() {
+        let names: Vec<_> = first_news(&[500, 503, 200]).await.into_iter().map(|found| found.name).collect();
+        assert_eq!(names, ["kubernetes"]);
+    }
+}
