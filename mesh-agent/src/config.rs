@@ -15,7 +15,7 @@ use crate::model::mesh::Mesh;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::rego::RegoSettings;
 use crate::model::revocation::Revocation;
-use crate::model::service::Service;
+use crate::model::service::{Service, ServiceSpace};
 use crate::model::svid::TrustBundle;
 use crate::model::workload::{PodUid, Workload, WorkloadUid};
 
@@ -75,6 +75,8 @@ pub struct MeshConfig {
     pub rego: Option<Arc<RegoSettings>>,
     /// Addresses that stand for others, ordered by name.
     pub services: Vec<Arc<Service>>,
+    /// What else is known of addresses that services have.
+    pub service_space: ServiceSpace,
     /// What is revoked, ordered by name.
     pub revocations: Arc<[Revocation]>,
     /// What of, for people: the same on two nodes whose documents are the same.

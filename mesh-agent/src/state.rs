@@ -6,19 +6,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
 use crate::config::{ConfigDigest, MeshConfig, Released};
 use crate::model::crl::Crl;
 use crate::model::mesh::Mesh;
 use crate::model::rego::RegoSettings;
 use crate::model::revocation::Serial;
-use crate::model::service::{Service, ServiceUid};
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::TrustBundle;
 use crate::model::workload::{NodeName, PodUid, Workload, WorkloadUid};
 use crate::policy::{Addresses, Finding, Modes, PolicyIndex, Roster, findings};
 
+mod addresses;
 mod explain;
 mod older;
 #[cfg(test)]
@@ -28,6 +26,7 @@ mod revocation;
 mod route;
 mod service;
 
+use addresses::Services;
 pub use explain::{Arrival, Explanation, explain};
 pub use older::older_than_enrolment;
 pub use rego::rego_input;
@@ -50,7 +49,7 @@ pub struct MeshState {
     outside: BTreeSet<IpAddr>,
     unaddressed: BTreeMap<WorkloadUid, (PodUid, &'static str)>,
     released: Released,
-    services: HashMap<IpAddr, Arc<Service>>,
+    services: Services,
     policies: PolicyIndex,
     modes: Modes,
     revoked: Revoked,
@@ -78,11 +77,11 @@ impl MeshState {
         for workload in workloads.iter() {
             by_address.extend(workload.addresses.iter().map(|address| (*address, Arc::clone(workload))));
         }
-        let services = config.services.into_iter().flat_map(|service| {
-            let addresses = service.addresses.clone();
-            addresses.into_iter().map(move |address| (address, Arc::clone(&service)))
-        });
-        let (services, pod_ranges) = (services.collect(), Addresses::of(&mesh.pod_ranges));
+        let pod_ranges = Addresses::of(&mesh.pod_ranges);
+        let is_pods = |address: &IpAddr| {
+            by_address.contains_key(address) || outside.contains(address) || pod_ranges.contains(*address)
+        };
+        let services = Services::new(config.services, config.service_space, is_pods);
         let (rego, digest) = (config.rego, config.digest);
         Self {
             mesh,
@@ -115,16 +114,6 @@ impl MeshState {
     /// The workload that has this address.
     pub fn at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         self.by_address.get(&address.to_canonical())
-    }
-
-    /// The service that has this address.
-    pub fn service_at(&self, address: IpAddr) -> Option<&Arc<Service>> {
-        self.services.get(&address.to_canonical())
-    }
-
-    /// The service of this name.
-    pub fn service(&self, uid: &ServiceUid) -> Option<&Arc<Service>> {
-        self.services.values().find(|service| service.uid == *uid)
     }
 
     /// The workload of this name.
@@ -180,14 +169,6 @@ impl MeshState {
     /// Whose networking is plain again where the mesh has held it.
     pub fn released(&self) -> &Released {
         &self.released
-    }
-
-    /// Every range whose connections the kernel diverts: the pod ranges, and each address of a workload or a service outside of
-    /// them.
-    pub fn diverted(&self) -> impl Iterator<Item = IpNet> {
-        let all = self.by_address.keys().chain(self.services.keys()).copied();
-        let apart = all.filter(|address| !self.in_pod_ranges(*address));
-        self.mesh.pod_ranges.iter().copied().chain(apart.map(IpNet::from))
     }
 
     /// Whether a pod that is not in the mesh has this address.

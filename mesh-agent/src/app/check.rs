@@ -77,6 +77,7 @@ fn describe(config: &MeshConfig) -> String {
         federated,
         rego,
         services,
+        service_space: _,
         revocations,
         digest: _,
     } = config;

@@ -18,7 +18,7 @@ use crate::model::mesh::{IssuerSource, Mesh};
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, PolicyName, Scope};
 use crate::model::rego::{RegoBody, RegoSettings};
 use crate::model::revocation::Revocation;
-use crate::model::service::ServiceUid;
+use crate::model::service::{ServiceSpace, ServiceUid};
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::svid::TrustBundle;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
@@ -220,6 +220,7 @@ impl Assembly {
                     federated: federated.into(),
                     rego,
                     services: services.into_iter().map(Arc::new).collect(),
+                    service_space: ServiceSpace::default(),
                     revocations: revocations.into(),
                     digest,
                 })

@@ -72,6 +72,8 @@ pub struct Cluster {
     pods: Tracked<ObjectName, Pod>,
     services: Tracked<ObjectName, ClusterService>,
     slices: Tracked<ObjectName, Slice>,
+    /// The ranges that Services have their addresses from, by the name of who says so.
+    service_ranges: Tracked<String, Vec<IpNet>>,
     /// What is known of pods of this node that the API doesn't show yet.
     sandboxes: Tracked<PodUid, SandboxState>,
     made: Made,
@@ -134,7 +136,11 @@ impl Cluster {
     pub fn has_changed(&self) -> bool {
         let pods = self.pods.has_changed() || self.sandboxes.has_changed();
         let around = self.namespaces.has_changed() || self.nodes.has_changed();
-        self.documents.have_changed() || pods || around || self.services.has_changed() || self.slices.has_changed()
+        self.documents.have_changed() || pods || around || self.services_have_changed()
+    }
+
+    fn services_have_changed(&self) -> bool {
+        self.services.has_changed() || self.slices.has_changed() || self.service_ranges.has_changed()
     }
 
     /// All namespaces, to be changed.
@@ -160,6 +166,11 @@ impl Cluster {
     /// All EndpointSlices, to be changed.
     pub fn slices(&mut self) -> &mut Tracked<ObjectName, Slice> {
         &mut self.slices
+    }
+
+    /// The ranges of Services' addresses, to be changed.
+    pub fn service_ranges(&mut self) -> &mut Tracked<String, Vec<IpNet>> {
+        &mut self.service_ranges
     }
 
     /// What is known of pods of this node before the API shows it, to be changed.
@@ -204,8 +215,7 @@ impl Cluster {
     /// The configuration that all objects make together. An error only while there was never a Mesh.
     pub fn config(&mut self) -> Result<MeshConfig, ConfigErrors> {
         self.claim();
-        self.services.take_changed();
-        self.slices.take_changed();
+        self.forget_changed_services();
         self.documents.refuse(self.intrusions());
         let mut config = self.documents.together()?;
         config.mesh.pod_ranges.extend(self.nodes.iter().flat_map(|(_, node)| node.pod_ranges.iter().copied()));
@@ -213,8 +223,7 @@ impl Cluster {
         config.mesh.pod_ranges.dedup();
         self.add_pods(&mut config);
         self.add_own(&mut config);
-        let zone = self.own_node.as_ref().and_then(|node| self.nodes.get(node)?.zone.as_deref());
-        services::add(&mut config, &self.services, &self.slices, zone);
+        self.add_services(&mut config);
         Ok(config)
     }
 
@@ -239,7 +248,7 @@ impl Cluster {
             }
             for (index, text) in spec["addresses"].as_array().into_iter().flatten().enumerate() {
                 let address = text.as_str().and_then(|text| text.parse::<IpAddr>().ok());
-                if let Some(whose) = address.and_then(|address| self.owner(address.to_canonical())) {
+                if let Some(whose) = address.and_then(|address| self.whose(address.to_canonical())) {
                     note(format!("spec.addresses[{index}]"), format!("is {whose}"));
                 }
             }
@@ -249,7 +258,7 @@ impl Cluster {
     }
 
     /// Whose an address is, if it is the cluster's.
-    fn owner(&self, address: IpAddr) -> Option<String> {
+    fn whose(&self, address: IpAddr) -> Option<String> {
         if self.made.is_claimed(address) {
             return Some("a pod's".to_owned());
         }
@@ -258,6 +267,9 @@ impl Cluster {
         };
         if let Some((name, _)) = self.nodes.iter().find(|(_, node)| has(node)) {
             return Some(format!("of the node {name} or its pods"));
+        }
+        if self.service_ranges.iter().flat_map(|(_, ranges)| ranges).any(|range| range.contains(&address)) {
+            return Some("of the range of the cluster's Services".to_owned());
         }
         let mut services = self.services.iter();
         let service = services.find(|(_, service)| service.addresses.contains(&address));

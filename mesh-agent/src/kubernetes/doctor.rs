@@ -35,9 +35,10 @@ const OUR_KINDS: [&str; KINDS.len()] = {
     }
     plurals
 };
-const NEEDS: [Need; 7] = [
+const NEEDS: [Need; 8] = [
     Need { group: "", resources: &["pods", "namespaces", "nodes", "services"], name: None, verbs: FOLLOW },
     Need { group: "discovery.k8s.io", resources: &["endpointslices"], name: None, verbs: FOLLOW },
+    Need { group: "networking.k8s.io", resources: &["servicecidrs"], name: None, verbs: FOLLOW },
     Need { group: "", resources: &["pods"], name: None, verbs: &["get"] },
     Need { group: "", resources: &["pods/status"], name: None, verbs: &["patch"] },
     Need { group: API_GROUP, resources: &OUR_KINDS, name: None, verbs: FOLLOW },

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -99,16 +100,18 @@ where
         let mut asking: JoinSet<Asked> = JoinSet::new();
         let (mut asked, mut failed) = (BTreeSet::new(), BTreeSet::new());
         // What the kernel has been told: in a large cluster most snapshots differ in other nodes' pods alone.
-        let mut told = None;
+        let mut told: Option<(bool, BTreeSet<IpNet>, BTreeSet<IpNet>)> = None;
         loop {
             let state = self.store.snapshot();
             let wanted: BTreeMap<_, _> = state.on_node(&node).map(|workload| (&workload.uid, workload)).collect();
             // The kernel has one mode a node, for addresses that no workload lists: the strictest.
             let is_strict = wanted.keys().any(|uid| state.modes().is_strict_anywhere(uid));
-            let tell = Some((is_strict, state.diverted().collect::<BTreeSet<_>>()));
+            let tell = Some((is_strict, state.diverted().collect(), state.exempt().collect()));
             if told != tell {
                 maps.set_strict(is_strict)?;
-                maps.set_destinations(tell.iter().flat_map(|(_, ranges)| ranges.iter().copied()))?;
+                if let Some((_, diverted, exempt)) = &tell {
+                    maps.set_destinations(diverted, exempt)?;
+                }
                 told = tell;
             }
             let is_over = |uid: &WorkloadUid, held: &mut Held<G>| {

@@ -7,7 +7,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::core::DynamicObject;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
@@ -21,12 +23,14 @@ use crate::model::workload::{NodeName, PodUid, WorkloadUid};
 
 mod ask;
 mod follow;
+mod health;
 mod read;
 mod taken;
 
 pub use ask::Members;
 use ask::Question;
-use follow::{Health, News, follow};
+use follow::{News, follow, follow_if_served};
+use health::Health;
 pub use taken::Taken;
 use taken::{Difference, only_pods_differ};
 
@@ -50,6 +54,7 @@ enum Change {
     Pod(News<Pod>),
     Service(News<ClusterService>),
     Slice(News<Slice>),
+    ServiceRange(News<Vec<IpNet>>),
 }
 
 /// The objects of a cluster, and what of them is in force.
@@ -85,7 +90,8 @@ impl KubernetesSource {
     ) -> Self {
         let (sender, changes) = mpsc::channel(QUEUE);
         let mut watchers = JoinSet::new();
-        let mut missing = BTreeSet::from(["EndpointSlice", "Namespace", "Node", "Pod", "Service of the cluster"]);
+        let mut missing =
+            BTreeSet::from(["EndpointSlice", "Namespace", "Node", "Pod", "Service of the cluster", "ServiceCIDR"]);
         let health = Health::default();
         for (kind, plural) in KINDS {
             missing.insert(kind);
@@ -107,6 +113,9 @@ impl KubernetesSource {
         watch!("Pod", read::pod, Change::Pod);
         watch!("Service of the cluster", read::service, Change::Service);
         watch!("EndpointSlice", read::slice, Change::Slice);
+        let range = |range: &ServiceCIDR| Some(read::service_ranges(range));
+        let ranges: Api<ServiceCIDR> = Api::all(client.clone());
+        watchers.spawn(follow_if_served(ranges, "ServiceCIDR", range, Change::ServiceRange, sender, health.clone()));
         let (heard, contact) = watch::channel(None);
         watchers.spawn(ask_again(client.clone(), heard, health));
         let (asked, questions) = mpsc::channel(QUEUE);
@@ -317,6 +326,10 @@ impl KubernetesSource {
             Change::Slice(news) => {
                 self.missing.remove("EndpointSlice");
                 merge(self.cluster.slices(), news, |name| name);
+            }
+            Change::ServiceRange(news) => {
+                self.missing.remove("ServiceCIDR");
+                merge(self.cluster.service_ranges(), news, |name| name.name);
             }
         }
     }

@@ -131,6 +131,8 @@ fn a_workload_of_a_document_takes_nothing_from_the_cluster() {
         affinity: Default::default(),
         traffic: Default::default(),
         foreign: Vec::new(),
+        external: Vec::new(),
+        is_proxied_elsewhere: false,
     };
     cluster.services().insert(name("default", "kubernetes"), service);
     let pods = addresses(&mut cluster);

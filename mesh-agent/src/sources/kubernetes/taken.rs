@@ -36,6 +36,7 @@ pub(super) fn only_pods_differ(now: &MeshConfig, next: &MeshConfig) -> bool {
         federated,
         rego,
         services: _,
+        service_space: _,
         revocations,
         digest: _,
     } = now;
