@@ -18,10 +18,13 @@ use crate::tls::probe::{ProbeError, probe};
 /// The first with every hook that the mesh needs: netns cookies in sock_ops.
 const OLDEST: (u32, u32) = (5, 15);
 const BTF: &str = "/sys/kernel/btf/vmlinux";
-const CAPABILITIES: [(&str, CapabilitySet); 3] = [
+/// As the DaemonSet has them. Without the last the agent starts, in a cluster it just finds no pods.
+const CAPABILITIES: [(&str, CapabilitySet); 5] = [
     ("CAP_BPF", CapabilitySet::BPF),
     ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
+    ("CAP_NET_BIND_SERVICE", CapabilitySet::NET_BIND_SERVICE),
     ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN),
+    ("CAP_SYS_PTRACE", CapabilitySet::SYS_PTRACE),
 ];
 
 /// `installed`: the mesh runs here already.
@@ -187,10 +190,19 @@ mod tests {
         assert!(ebpf(Ok(vec!["sk_lookup"])).found.contains("sk_lookup"));
         assert_eq!(ebpf(Err(io::ErrorKind::PermissionDenied.into())).state, State::Fail);
         let found = capabilities(CapabilitySet::BPF).found;
-        assert_eq!(found, "no CAP_NET_ADMIN, CAP_SYS_ADMIN");
+        assert_eq!(found, "no CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_SYS_ADMIN, CAP_SYS_PTRACE");
         assert_eq!(bpffs(Path::new("/proc/self/pins")).state, State::Fail);
         assert_eq!(in_kernel("x", &[]).state, State::Ok);
         assert_eq!(in_kernel("x", &["CVE-1"]).state, State::Warn);
+    }
+
+    #[test]
+    fn the_capabilities_are_those_of_the_daemonset() {
+        let manifest = include_str!("../../../../deploy/base/agent.yaml");
+        let daemonset: serde_json::Value = serde_saphyr::from_str(manifest).unwrap();
+        let given = daemonset.pointer("/spec/template/spec/containers/0/securityContext/capabilities/add");
+        let expected: Vec<_> = CAPABILITIES.iter().map(|(name, _)| name.trim_start_matches("CAP_")).collect();
+        assert_eq!(given.unwrap(), &serde_json::json!(expected));
     }
 
     #[test]
