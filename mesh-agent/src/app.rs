@@ -38,6 +38,7 @@ pub mod inspect;
 pub mod issuer;
 mod paths;
 mod placement;
+mod ready;
 pub mod schema;
 mod source;
 
@@ -49,6 +50,7 @@ use inspect::Sources;
 use paths::choose_data_paths;
 pub use paths::describe_probe;
 use placement::{attest_probes, cgroup_root, check_placement};
+use ready::Gate;
 use source::Source;
 
 /// How often denials are read from the ring buffer.
@@ -95,6 +97,17 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let paths = Arc::clone(&data_paths);
     let shared = Shared::new(store.clone(), Arc::clone(&maps), Arc::clone(&metrics), trust, data_paths, budget);
     let drain = shared.drain.clone();
+    let shall_leave = source.cluster().is_some_and(|(_, followed)| followed.cluster().is_uninstalled());
+    let (uninstall, uninstalled) = watch::channel(shall_leave);
+    let (placed, plugin_placed) = watch::channel(!args.kubernetes || args.cni.place.cni_bin_dir.is_none());
+    let gate = Gate {
+        workloads: Arc::clone(&readiness),
+        svids: Arc::clone(&svids),
+        plugin: plugin_placed,
+        uninstalled: uninstalled.clone(),
+        drain: drain.clone(),
+        passed: Arc::default(),
+    };
     let inspect = Sources {
         node: node.clone(),
         started: SystemTime::now(),
@@ -103,7 +116,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         data_paths: paths,
         svids: Arc::clone(&svids),
         readiness: Arc::clone(&readiness),
-        drain: drain.clone(),
+        gate: gate.clone(),
         live: shared.live.clone(),
         audit,
         cluster: contact,
@@ -116,7 +129,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let mut tasks = JoinSet::new();
     let (path, asked) = (args.admin_socket.clone(), admin::socket::serve(socket, inspect.inspect()));
     tasks.spawn(async move { asked.await.map_err(|source| RunError::AdminSocket { path, source }) });
-    let pending = pending_view(Arc::clone(&readiness), drain.clone());
+    let pending: admin::Pending = Arc::new(move || gate.pending());
     let (admin_metrics, address) = (Arc::clone(&metrics), args.admin);
     tasks.spawn(async move {
         admin::serve(admin, admin_metrics, pending).await.map_err(|source| RunError::Admin { address, source })
@@ -128,7 +141,6 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     });
     tasks.spawn(report_denials(maps));
     let watching = Arc::clone(&metrics);
-    let (uninstall, uninstalled) = watch::channel(false);
     let (left, traces) = (Arc::new(AtomicBool::new(false)), traces(&args));
     if let Some((kubernetes, followed)) = source.cluster() {
         let facts = cni::Facts {
@@ -138,6 +150,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
             cgroup_root: root.clone(),
             own_namespace: kubernetes.namespace().to_owned(),
             uninstalled: uninstalled.clone(),
+            placed,
         };
         let plugin_left = cni::start(&mut tasks, args.cni, facts)?;
         let (own_pod, bpffs, ready) = (args.pod, args.bpffs, Arc::clone(&readiness));
@@ -234,13 +247,6 @@ fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) -> DropGuard {
         proxy.start(direction, listener);
     }
     proxy.listening()
-}
-
-fn pending_view(readiness: Arc<Readiness>, drain: Drain) -> admin::Pending {
-    Arc::new(move || {
-        let waiting = readiness.pending().into_iter().map(|(uid, why)| format!("{uid}: {why}"));
-        drain.has_begun().then(|| "draining".to_owned()).into_iter().chain(waiting).collect()
-    })
 }
 
 async fn report_denials(maps: Arc<Maps>) -> Result<(), RunError> {

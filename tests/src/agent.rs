@@ -161,7 +161,9 @@ impl Agent {
             }
             // Until it listens, connecting fails.
             let answer = metrics::get(&self.place.netns, ADMIN, "/readyz");
-            Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
+            let is_ready = answer.is_ok_and(|answer| answer.status == 200);
+            // Ready is who has tried each: here nothing goes on before all are served.
+            Ok((is_ready && self.metric("mesh_workloads_pending", &[])? == 0.0).then_some(()))
         });
         self.quoting(ready)
     }

@@ -10,6 +10,7 @@ use crate::telemetry::metrics::IdentityView;
 #[derive(Debug, Default)]
 pub(super) struct Health {
     failing_since: Option<SystemTime>,
+    answered: bool,
     issued: u64,
     failed: u64,
 }
@@ -17,6 +18,7 @@ pub(super) struct Health {
 impl Health {
     /// Notes how asking for news went; the log hears of the first failure and of the end.
     pub(super) fn note(&mut self, failure: Option<&IssueError>, now: SystemTime) {
+        self.answered |= has_answered(failure);
         match (failure, self.failing_since) {
             (Some(error), None) => {
                 let error: &dyn std::error::Error = error;
@@ -34,6 +36,7 @@ impl Health {
 
     /// Counts an attempt to get an SVID.
     pub(super) fn count<T>(&mut self, issued: &Result<T, IssueError>) {
+        self.answered |= has_answered(issued.as_ref().err());
         match issued {
             Ok(_) => self.issued += 1,
             Err(_) => self.failed += 1,
@@ -41,7 +44,35 @@ impl Health {
     }
 
     pub(super) fn view(&self, next_expiry: Option<SystemTime>, trust_roots: usize) -> IdentityView {
-        let Self { failing_since, issued, failed } = *self;
-        IdentityView { next_expiry, issuer_failing_since: failing_since, issued, failed, trust_roots }
+        let Self { failing_since, answered, issued, failed } = *self;
+        IdentityView {
+            next_expiry,
+            issuer_answered: answered,
+            issuer_failing_since: failing_since,
+            issued,
+            failed,
+            trust_roots,
+        }
+    }
+}
+
+/// A refusal is an answer too.
+fn has_answered(failure: Option<&IssueError>) -> bool {
+    matches!(failure, None | Some(IssueError::Refused(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuer_that_refuses_has_answered_and_one_that_is_away_has_not() {
+        let mut health = Health::default();
+        let away = || IssueError::Unavailable("away".into());
+        health.note(Some(&away()), SystemTime::UNIX_EPOCH);
+        health.count::<()>(&Err(away()));
+        assert!(!health.view(None, 0).issuer_answered);
+        health.count::<()>(&Err(IssueError::Refused("not this node's".to_owned())));
+        assert!(health.view(None, 0).issuer_answered);
     }
 }

@@ -185,7 +185,7 @@ where
         match self.hold(maps, numbers, workload, kept) {
             Ok(held) => {
                 pods.insert(workload.uid.clone(), held);
-                self.readiness.set(workload, Stage::Held("has no SVID yet".to_owned()), &self.metrics);
+                self.readiness.set(workload, Stage::without_svid(), &self.metrics);
                 true
             }
             Err(error) => {

@@ -267,6 +267,8 @@ pub struct ConfigView {
 pub struct IdentityView {
     /// When the first of the node's SVIDs expires; `None` without any.
     pub next_expiry: Option<SystemTime>,
+    /// Whether the issuer has answered once.
+    pub issuer_answered: bool,
     /// Since when the issuer doesn't answer; `None` if it does.
     pub issuer_failing_since: Option<SystemTime>,
     /// SVIDs that were issued.

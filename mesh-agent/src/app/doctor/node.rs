@@ -1,6 +1,5 @@
 //! What this machine says: kernel, privileges, file systems, and the CNI plugin's place.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -12,6 +11,7 @@ use crate::args::doctor::DoctorArgs;
 use crate::bpf::{BpfError, check_bpffs, support};
 use crate::cni::PLUGIN;
 use crate::cni::conflist::{self, ConfigFile};
+use crate::cni::installer;
 use crate::sys::cgroup;
 use crate::tls::probe::{ProbeError, probe};
 
@@ -40,7 +40,7 @@ pub(super) fn findings(args: &DoctorArgs, installed: bool) -> Vec<Finding> {
     ]);
     if let (Some(plugins), Some(configuration)) = (&args.place.cni_bin_dir, &args.place.cni_conf_dir) {
         let entry = conflist::entry(&args.cni_socket.to_string_lossy(), &args.cni_known.to_string_lossy());
-        findings.push(plugin(plugins, read(configuration), &entry, installed));
+        findings.push(plugin(plugins, installer::read(configuration), &entry, installed));
     }
     findings
 }
@@ -132,18 +132,6 @@ fn in_kernel(ciphers: &str, defects: &[&str]) -> Finding {
     Finding::warn(name, found, "update the kernel, or `spec.tls.dataPath: Userspace`")
 }
 
-fn read(configuration: &Path) -> io::Result<Vec<ConfigFile>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(configuration)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if conflist::is_ours_to_read(&name) {
-            files.push(ConfigFile { name, text: fs::read_to_string(entry.path())? });
-        }
-    }
-    Ok(files)
-}
-
 fn plugin(plugins: &Path, files: io::Result<Vec<ConfigFile>>, entry: &str, installed: bool) -> Finding {
     let name = "CNI plugin";
     let files = match files {
@@ -157,11 +145,10 @@ fn plugin(plugins: &Path, files: io::Result<Vec<ConfigFile>>, entry: &str, insta
         }
         Err(error) => return Finding::fail(name, told(&error), "point --cni-conf-dir to the runtime's directory"),
     };
-    let program = plugins.join(PLUGIN).is_file();
-    if program && conflist::install(&files, entry).is_empty() {
+    if installer::is_in_place(plugins, &files, entry) {
         return Finding::ok(name, "in the chain");
     }
-    let found = if program { "not in the chain" } else { "not installed" };
+    let found = if plugins.join(PLUGIN).is_file() { "not in the chain" } else { "not installed" };
     if installed {
         return Finding::fail(
             name,
@@ -174,6 +161,8 @@ fn plugin(plugins: &Path, files: io::Result<Vec<ConfigFile>>, entry: &str, insta
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::State;
     use super::*;
 
