@@ -194,24 +194,31 @@ fn traces(args: &RunArgs) -> Vec<PathBuf> {
     plugin.chain([args.admin_socket.clone()]).collect()
 }
 
-/// The agents' service account, as the manifests have it.
+/// The agents' DaemonSet and service account, as the manifests have them.
 const AGENT: &str = "hauberk-agent";
 /// The labels of the agents' pods.
 const AGENTS: &str = "app.kubernetes.io/name=hauberk-agent";
 /// The namespace of the mesh's own parts, as the manifests have it.
 const NAMESPACE: &str = "hauberk-system";
 
-/// Takes the mesh off every node of a cluster.
-pub async fn uninstall_cluster() -> Result<(), KubernetesError> {
+/// Takes the mesh off every node of a cluster, within `limit`.
+pub async fn uninstall_cluster(limit: Duration) -> Result<(), KubernetesError> {
     let kubernetes = Kubernetes::connect().await?.in_namespace(NAMESPACE);
     let mut said = Vec::new();
     let say = |left: &[String]| {
         if said != left {
-            tracing::info!(agents = left.join(", "), "waiting for the nodes of");
+            tracing::info!(nodes = left.join(", "), "waiting for their agents to withdraw");
             said = left.to_vec();
         }
     };
-    kubernetes.uninstall(AGENTS, say).await?;
+    let left = kubernetes.uninstall(AGENT, AGENTS, limit, say).await?;
+    if !left.is_empty() {
+        return Err(KubernetesError::Object(format!(
+            "no agent has taken the mesh off these nodes: {}. Delete the nodes that are gone for good, run `mesh-agent uninstall` on \
+             the others, or mend their agents and try again",
+            left.join(", ")
+        )));
+    }
     tracing::info!("no node has anything of the mesh; now delete its objects: kubectl delete -k deploy/");
     Ok(())
 }

@@ -316,6 +316,9 @@ pub struct UninstallArgs {
     /// Take the mesh off every node of the Kubernetes cluster, and wait until it is off; then delete its objects.
     #[arg(long)]
     pub kubernetes: bool,
+    /// With --kubernetes: seconds to wait for the nodes. Those that are left are named, and the exit code is 1.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub timeout: u64,
     /// Directory of the pins.
     #[arg(long, env = "HAUBERK_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/hauberk")]
     pub bpffs: PathBuf,
