@@ -43,15 +43,15 @@ impl Health {
         }
     }
 
-    pub(super) fn view(&self, next_expiry: Option<SystemTime>, trust_roots: usize) -> IdentityView {
+    /// What it knows; the rest is as without SVIDs and roots.
+    pub(super) fn view(&self) -> IdentityView {
         let Self { failing_since, answered, issued, failed } = *self;
         IdentityView {
-            next_expiry,
             issuer_answered: answered,
             issuer_failing_since: failing_since,
             issued,
             failed,
-            trust_roots,
+            ..IdentityView::default()
         }
     }
 }
@@ -71,8 +71,8 @@ mod tests {
         let away = || IssueError::Unavailable("away".into());
         health.note(Some(&away()), SystemTime::UNIX_EPOCH);
         health.count::<()>(&Err(away()));
-        assert!(!health.view(None, 0).issuer_answered);
+        assert!(!health.view().issuer_answered);
         health.count::<()>(&Err(IssueError::Refused("not this node's".to_owned())));
-        assert!(health.view(None, 0).issuer_answered);
+        assert!(health.view().issuer_answered);
     }
 }
