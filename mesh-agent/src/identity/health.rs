@@ -18,7 +18,7 @@ pub(super) struct Health {
 impl Health {
     /// Notes how asking for news went; the log hears of the first failure and of the end.
     pub(super) fn note(&mut self, failure: Option<&IssueError>, now: SystemTime) {
-        self.answered |= has_answered(failure);
+        self.answered |= failure.is_none();
         match (failure, self.failing_since) {
             (Some(error), None) => {
                 let error: &dyn std::error::Error = error;
@@ -36,7 +36,8 @@ impl Health {
 
     /// Counts an attempt to get an SVID.
     pub(super) fn count<T>(&mut self, issued: &Result<T, IssueError>) {
-        self.answered |= has_answered(issued.as_ref().err());
+        // A refusal may be the node's own: whoever was never let in has no issuer.
+        self.answered |= issued.is_ok();
         match issued {
             Ok(_) => self.issued += 1,
             Err(_) => self.failed += 1,
@@ -56,23 +57,20 @@ impl Health {
     }
 }
 
-/// A refusal is an answer too.
-fn has_answered(failure: Option<&IssueError>) -> bool {
-    matches!(failure, None | Some(IssueError::Refused(_)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_issuer_that_refuses_has_answered_and_one_that_is_away_has_not() {
+    fn an_issuer_has_answered_once_it_gave_its_roots_or_an_svid() {
         let mut health = Health::default();
-        let away = || IssueError::Unavailable("away".into());
-        health.note(Some(&away()), SystemTime::UNIX_EPOCH);
-        health.count::<()>(&Err(away()));
+        health.note(Some(&IssueError::Unavailable("away".into())), SystemTime::UNIX_EPOCH);
+        health.count::<()>(&Err(IssueError::Refused("the token is nobody's".to_owned())));
         assert!(!health.view().issuer_answered);
-        health.count::<()>(&Err(IssueError::Refused("not this node's".to_owned())));
+        health.note(None, SystemTime::UNIX_EPOCH);
+        assert!(health.view().issuer_answered);
+        let mut health = Health::default();
+        health.count(&Ok(()));
         assert!(health.view().issuer_answered);
     }
 }

@@ -271,7 +271,7 @@ pub struct IdentityView {
     pub next_lifetime: Option<Duration>,
     /// When the first of the roots ends.
     pub root_expiry: Option<SystemTime>,
-    /// Whether the issuer has answered once.
+    /// Whether the issuer has given anything, be it its roots.
     pub issuer_answered: bool,
     /// Since when the issuer doesn't answer; `None` if it does.
     pub issuer_failing_since: Option<SystemTime>,
