@@ -65,7 +65,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let state = MeshState::new(source.first().clone());
     let node = NodeName::new(&args.node);
     let mount = cgroup::mount_point().map_err(|source| cgroup_error(Path::new("/proc/self/mountinfo"), source))?;
-    let root = cgroup_root(&args, &mount)?;
+    let root = cgroup_root(args.cgroup_root.as_deref(), args.kubernetes, &mount)?;
     let own_cgroup = check_placement(&state, &node, &mount, &root)?;
     let data_paths = Arc::new(choose_data_paths(&state)?);
     let svids = Arc::new(SvidManager::new(issuer::of_agent(

@@ -86,7 +86,14 @@ fn state<'a>(found: &'a Value, check: &str) -> &'a str {
 
 fn a_cluster_without_the_mesh_is_fit_for_it(meshed: &Meshed) -> Result<()> {
     let (fit, found) = operators_check(meshed)?;
-    for (check, expected) in [("API server", "ok"), ("clock", "ok"), ("CRDs", "warn"), ("RBAC", "warn")] {
+    for (check, expected) in [
+        ("API server", "ok"),
+        ("clock", "ok"),
+        ("CRDs", "warn"),
+        ("RBAC", "warn"),
+        ("RBAC of the CA", "warn"),
+        ("admission", "warn"),
+    ] {
         assert_eq!(state(&found, check), expected, "{check}: {found:#}");
     }
     assert!(fit, "{found:#}");
@@ -128,6 +135,7 @@ fn an_agents_own_pod_is_fit(meshed: &Meshed) -> Result<()> {
         "eBPF",
         "cgroup v2",
         "bpffs",
+        "kubelet",
         "TLS records",
         "CNI plugin",
         "agent",
@@ -138,6 +146,7 @@ fn an_agents_own_pod_is_fit(meshed: &Meshed) -> Result<()> {
         "clock",
         "CRDs",
         "RBAC",
+        "Mesh",
     ] {
         assert_eq!(state(&found, check), "ok", "{check}: {found:#}");
     }
@@ -166,7 +175,14 @@ fn wait_served(kubectl: &Kubectl, pod: &str, expected: &str) -> Result<()> {
 
 fn a_right_that_is_missing_is_told(meshed: &Meshed) -> Result<()> {
     let (fit, found) = operators_check(meshed)?;
-    assert!(fit && state(&found, "RBAC") == "ok" && state(&found, "CRDs") == "ok", "{found:#}");
+    for check in ["RBAC", "CRDs", "RBAC of the CA", "admission", "Mesh"] {
+        assert!(fit && state(&found, check) == "ok", "{check}: {found:#}");
+    }
+    meshed.kubectl.run(&["delete", "validatingadmissionpolicybinding", "hauberk-opt-out"])?;
+    meshed.kubectl.run(&["--namespace=hauberk-system", "delete", "role", "hauberk-ca"])?;
+    let (fit, found) = operators_check(meshed)?;
+    assert!(!fit && state(&found, "admission") == "fail" && state(&found, "RBAC of the CA") == "fail", "{found:#}");
+    assert!(found.to_string().contains("get secrets/hauberk-ca"), "{found:#}");
     let namespace = "--namespace=hauberk-system";
     meshed.kubectl.run(&[namespace, "delete", "rolebinding", "hauberk-agent"])?;
     let (fit, found) = operators_check(meshed)?;
@@ -175,7 +191,10 @@ fn a_right_that_is_missing_is_told(meshed: &Meshed) -> Result<()> {
     let agent = meshed.agent_on("node-1")?;
     let asked = meshed.kubectl.output(&[namespace, "exec", &agent, "--", "/bin/mesh-agent", "check"], "")?;
     let told = String::from_utf8_lossy(&asked.stdout);
-    assert!(asked.status.code() == Some(1) && told.contains("apply deploy/base/agent-rbac.yaml again"), "{asked:?}");
+    assert!(
+        asked.status.code() == Some(1) && told.contains("apply deploy/base again: the files *-rbac.yaml"),
+        "{asked:?}"
+    );
     meshed.kubectl.run(&["apply", "--kustomize", &manifests()])?;
     let (fit, found) = operators_check(meshed)?;
     assert!(fit, "{found:#}");

@@ -1,12 +1,13 @@
 //! What this machine says: kernel, privileges, file systems, and the CNI plugin's place.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::thread::CapabilitySet;
 
 use super::{Finding, told};
 use crate::app::paths::known_defects;
+use crate::app::placement::{self, cgroup_root};
 use crate::args::doctor::DoctorArgs;
 use crate::bpf::{BpfError, check_bpffs, support};
 use crate::cni::PLUGIN;
@@ -38,6 +39,14 @@ pub(super) fn findings(args: &DoctorArgs, installed: bool) -> Vec<Finding> {
         bpffs(&args.bpffs),
         tls(),
     ]);
+    if args.kubernetes {
+        findings.push(kubelet(cgroup::mount_point().map_err(|error| told(&error)).and_then(|mount| {
+            let found = cgroup_root(args.cgroup_root.as_deref(), true, &mount)
+                .and_then(|root| placement::kubelet(args.kubelet_cgroup.as_deref(), &mount, &root));
+            let found = found.map_err(|error| told(&error))?;
+            found.map(|path| cgroup::lookup(&mount, &path).map_err(|error| told(&error)).map(|_| path)).transpose()
+        })));
+    }
     if let (Some(plugins), Some(configuration)) = (&args.place.cni_bin_dir, &args.place.cni_conf_dir) {
         let entry = conflist::entry(&args.cni_socket.to_string_lossy(), &args.cni_known.to_string_lossy());
         findings.push(plugin(plugins, installer::read(configuration), &entry, installed));
@@ -92,10 +101,22 @@ fn ebpf(lacks: io::Result<Vec<&'static str>>) -> Finding {
     }
 }
 
-fn cgroup2(mount: io::Result<std::path::PathBuf>) -> Finding {
+fn cgroup2(mount: io::Result<PathBuf>) -> Finding {
     match mount {
         Ok(mount) => Finding::ok("cgroup v2", mount.display().to_string()),
         Err(error) => Finding::fail("cgroup v2", told(&error), "boot with systemd.unified_cgroup_hierarchy=1"),
+    }
+}
+
+fn kubelet(cgroup: Result<Option<PathBuf>, String>) -> Finding {
+    let (name, remedy) = ("kubelet", "name the kubelet's cgroup with HAUBERK_KUBELET_CGROUP");
+    match cgroup {
+        Ok(Some(path)) => Finding::ok(name, format!("its probes are known by {}", path.display())),
+        Ok(None) => {
+            let found = "no process `kubelet` with a cgroup of its own: its probes are refused in strict mode";
+            Finding::warn(name, found, remedy)
+        }
+        Err(error) => Finding::fail(name, error, remedy),
     }
 }
 
@@ -181,6 +202,8 @@ mod tests {
         let found = capabilities(CapabilitySet::BPF).found;
         assert_eq!(found, "no CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_SYS_ADMIN, CAP_SYS_PTRACE");
         assert_eq!(bpffs(Path::new("/proc/self/pins")).state, State::Fail);
+        assert_eq!(kubelet(Ok(Some("/sys/fs/cgroup/kubelet".into()))).state, State::Ok);
+        assert_eq!(kubelet(Ok(None)).state, State::Warn);
         assert_eq!(in_kernel("x", &[]).state, State::Ok);
         assert_eq!(in_kernel("x", &["CVE-1"]).state, State::Warn);
     }
