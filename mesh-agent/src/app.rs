@@ -38,6 +38,7 @@ pub mod inspect;
 pub mod issuer;
 mod paths;
 mod placement;
+mod ready;
 pub mod schema;
 mod source;
 
@@ -49,6 +50,7 @@ use inspect::Sources;
 use paths::choose_data_paths;
 pub use paths::describe_probe;
 use placement::{attest_probes, cgroup_root, check_placement};
+use ready::Gate;
 use source::Source;
 
 /// How often denials are read from the ring buffer.
@@ -63,7 +65,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let state = MeshState::new(source.first().clone());
     let node = NodeName::new(&args.node);
     let mount = cgroup::mount_point().map_err(|source| cgroup_error(Path::new("/proc/self/mountinfo"), source))?;
-    let root = cgroup_root(&args, &mount)?;
+    let root = cgroup_root(args.cgroup_root.as_deref(), args.kubernetes, &mount)?;
     let own_cgroup = check_placement(&state, &node, &mount, &root)?;
     let data_paths = Arc::new(choose_data_paths(&state)?);
     let svids = Arc::new(SvidManager::new(issuer::of_agent(
@@ -95,6 +97,17 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let paths = Arc::clone(&data_paths);
     let shared = Shared::new(store.clone(), Arc::clone(&maps), Arc::clone(&metrics), trust, data_paths, budget);
     let drain = shared.drain.clone();
+    let shall_leave = source.cluster().is_some_and(|(_, followed)| followed.cluster().is_uninstalled());
+    let (uninstall, uninstalled) = watch::channel(shall_leave);
+    let (placed, plugin_placed) = watch::channel(!args.kubernetes || args.cni.place.cni_bin_dir.is_none());
+    let gate = Gate {
+        workloads: Arc::clone(&readiness),
+        svids: Arc::clone(&svids),
+        plugin: plugin_placed,
+        uninstalled: uninstalled.clone(),
+        drain: drain.clone(),
+        passed: Arc::default(),
+    };
     let inspect = Sources {
         node: node.clone(),
         started: SystemTime::now(),
@@ -103,7 +116,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         data_paths: paths,
         svids: Arc::clone(&svids),
         readiness: Arc::clone(&readiness),
-        drain: drain.clone(),
+        gate: gate.clone(),
         live: shared.live.clone(),
         audit,
         cluster: contact,
@@ -116,7 +129,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let mut tasks = JoinSet::new();
     let (path, asked) = (args.admin_socket.clone(), admin::socket::serve(socket, inspect.inspect()));
     tasks.spawn(async move { asked.await.map_err(|source| RunError::AdminSocket { path, source }) });
-    let pending = pending_view(Arc::clone(&readiness), drain.clone());
+    let pending: admin::Pending = Arc::new(move || gate.pending());
     let (admin_metrics, address) = (Arc::clone(&metrics), args.admin);
     tasks.spawn(async move {
         admin::serve(admin, admin_metrics, pending).await.map_err(|source| RunError::Admin { address, source })
@@ -128,7 +141,6 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     });
     tasks.spawn(report_denials(maps));
     let watching = Arc::clone(&metrics);
-    let (uninstall, uninstalled) = watch::channel(false);
     let (left, traces) = (Arc::new(AtomicBool::new(false)), traces(&args));
     if let Some((kubernetes, followed)) = source.cluster() {
         let facts = cni::Facts {
@@ -138,6 +150,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
             cgroup_root: root.clone(),
             own_namespace: kubernetes.namespace().to_owned(),
             uninstalled: uninstalled.clone(),
+            placed,
         };
         let plugin_left = cni::start(&mut tasks, args.cni, facts)?;
         let (own_pod, bpffs, ready) = (args.pod, args.bpffs, Arc::clone(&readiness));
@@ -181,24 +194,31 @@ fn traces(args: &RunArgs) -> Vec<PathBuf> {
     plugin.chain([args.admin_socket.clone()]).collect()
 }
 
-/// The agents' service account, as the manifests have it.
+/// The agents' DaemonSet and service account, as the manifests have them.
 const AGENT: &str = "hauberk-agent";
 /// The labels of the agents' pods.
 const AGENTS: &str = "app.kubernetes.io/name=hauberk-agent";
 /// The namespace of the mesh's own parts, as the manifests have it.
 const NAMESPACE: &str = "hauberk-system";
 
-/// Takes the mesh off every node of a cluster.
-pub async fn uninstall_cluster() -> Result<(), KubernetesError> {
+/// Takes the mesh off every node of a cluster, within `limit`.
+pub async fn uninstall_cluster(limit: Duration) -> Result<(), KubernetesError> {
     let kubernetes = Kubernetes::connect().await?.in_namespace(NAMESPACE);
     let mut said = Vec::new();
     let say = |left: &[String]| {
         if said != left {
-            tracing::info!(agents = left.join(", "), "waiting for the nodes of");
+            tracing::info!(nodes = left.join(", "), "waiting for their agents to withdraw");
             said = left.to_vec();
         }
     };
-    kubernetes.uninstall(AGENTS, say).await?;
+    let left = kubernetes.uninstall(AGENT, AGENTS, limit, say).await?;
+    if !left.is_empty() {
+        return Err(KubernetesError::Object(format!(
+            "no agent has taken the mesh off these nodes: {}. Delete the nodes that are gone for good, run `mesh-agent uninstall` on \
+             the others, or mend their agents and try again",
+            left.join(", ")
+        )));
+    }
     tracing::info!("no node has anything of the mesh; now delete its objects: kubectl delete -k deploy/");
     Ok(())
 }
@@ -234,13 +254,6 @@ fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) -> DropGuard {
         proxy.start(direction, listener);
     }
     proxy.listening()
-}
-
-fn pending_view(readiness: Arc<Readiness>, drain: Drain) -> admin::Pending {
-    Arc::new(move || {
-        let waiting = readiness.pending().into_iter().map(|(uid, why)| format!("{uid}: {why}"));
-        drain.has_begun().then(|| "draining".to_owned()).into_iter().chain(waiting).collect()
-    })
 }
 
 async fn report_denials(maps: Arc<Maps>) -> Result<(), RunError> {

@@ -17,7 +17,7 @@ pub struct Status {
     pub mode: String,
     /// Since when it runs.
     pub started: String,
-    /// Whether all of the node's workloads are in the mesh.
+    /// Whether it serves: each of the workloads that it found was tried, and the issuer and the CNI plugin are there.
     pub ready: bool,
     /// What keeps it from being ready.
     pub pending: Vec<String>,

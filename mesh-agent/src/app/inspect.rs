@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::explain::explained;
+use super::ready::Gate;
 use crate::admin::client::{AskError, ask};
 use crate::admin::show;
 use crate::admin::socket::Inspect;
@@ -27,7 +28,7 @@ use crate::model::mesh::{CipherSuite, MtlsMode};
 use crate::model::revocation::Serial;
 use crate::model::workload::{NodeName, WorkloadUid};
 use crate::pod::{Readiness, Stage};
-use crate::proxy::{Drain, Live, LiveConnections};
+use crate::proxy::{Live, LiveConnections};
 use crate::state::MeshState;
 use crate::store::Store;
 use crate::telemetry::audit::{AuditHandle, AuditView};
@@ -44,7 +45,7 @@ pub(super) struct Sources {
     pub(super) data_paths: Arc<DataPaths>,
     pub(super) svids: Arc<SvidManager>,
     pub(super) readiness: Arc<Readiness>,
-    pub(super) drain: Drain,
+    pub(super) gate: Gate,
     pub(super) live: LiveConnections,
     pub(super) audit: Option<AuditHandle>,
     pub(super) cluster: Option<watch::Receiver<Option<SystemTime>>>,
@@ -67,11 +68,8 @@ impl Sources {
 
     fn status(&self) -> Status {
         let state = self.store.snapshot();
-        let draining = self.drain.has_begun().then(|| "draining".to_owned());
-        let waiting = self.readiness.pending();
-        let workloads_pending = waiting.len();
-        let pending: Vec<_> =
-            draining.into_iter().chain(waiting.into_iter().map(|(uid, why)| format!("{uid}: {why}"))).collect();
+        let pending = self.gate.pending();
+        let workloads_pending = self.readiness.pending().len();
         let config = self.metrics.config_view();
         let issuer = self.svids.view();
         Status {

@@ -116,8 +116,14 @@ pub fn uninstall(plugins: &Path, configuration: &Path) -> io::Result<Vec<Step>> 
     Ok(steps)
 }
 
+/// Whether the runtime finds the plugin, in the configuration that it takes.
+pub fn is_in_place(plugins: &Path, files: &[ConfigFile], entry: &str) -> bool {
+    let is_chained = conflist::install(files, entry).is_empty() && !conflist::remove(files).is_empty();
+    is_chained && plugins.join(PLUGIN).is_file()
+}
+
 /// All files of a configuration; none where there is no directory yet.
-fn read(directory: &Path) -> io::Result<Vec<ConfigFile>> {
+pub fn read(directory: &Path) -> io::Result<Vec<ConfigFile>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -189,7 +195,9 @@ mod tests {
             fs::write(&list, LIST.replace("\"n\"", &format!("\"{name}\""))).unwrap();
             fs::set_permissions(&list, fs::Permissions::from_mode(0o600)).unwrap();
             assert_eq!(installer.look().unwrap(), [], "somebody may still be writing");
+            assert!(!is_in_place(&plugins, &read(&configuration).unwrap(), &installer.entry));
             assert_eq!(installer.look().unwrap().len(), 1);
+            assert!(is_in_place(&plugins, &read(&configuration).unwrap(), &installer.entry));
             assert!(fs::read_to_string(&list).unwrap().contains(PLUGIN));
             assert_eq!(fs::metadata(&list).unwrap().permissions().mode() & 0o777, 0o600);
             installer.look().unwrap();

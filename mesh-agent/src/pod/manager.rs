@@ -121,7 +121,8 @@ where
                 tracing::info!(target: "audit", workload = %uid, "workload withdrawn");
                 self.withdraw(&maps, &mut numbers, held.netns.cookie())?;
             }
-            let mut waiting = self.fence(&state, &mut pods, |uid| wanted.contains_key(uid));
+            let fenced = self.fence(&state, &mut pods, |uid| wanted.contains_key(uid));
+            let mut waiting = false;
             for (uid, workload) in wanted {
                 let now = pods.get(uid);
                 let is_moved =
@@ -151,7 +152,7 @@ where
                 // Only now is it known whose an old entry is: one without a workload belongs to a pod that is gone.
                 waiting |= self.withdraw_others(&maps, &mut numbers, &pods, state.released())?;
             }
-            waiting |= pods.values().any(|held| matches!(held.carried, Carried::Waiting(_)));
+            waiting |= fenced || pods.values().any(|held| matches!(held.carried, Carried::Waiting(_)));
             let retry = Instant::now() + RETRY;
             loop {
                 self.look_for_older(&mut pods).await;
@@ -241,7 +242,7 @@ where
         match self.hold(maps, numbers, workload, kept) {
             Ok(held) => {
                 pods.insert(workload.uid.clone(), held);
-                self.readiness.set(workload, Stage::Held("has no SVID yet".to_owned()), &self.metrics);
+                self.readiness.set(workload, Stage::without_svid(), &self.metrics);
                 true
             }
             Err(error) => {

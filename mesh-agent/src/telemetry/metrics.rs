@@ -267,6 +267,12 @@ pub struct ConfigView {
 pub struct IdentityView {
     /// When the first of the node's SVIDs expires; `None` without any.
     pub next_expiry: Option<SystemTime>,
+    /// For how long that one is valid in all.
+    pub next_lifetime: Option<Duration>,
+    /// When the first of the roots ends.
+    pub root_expiry: Option<SystemTime>,
+    /// Whether the issuer has given anything, be it its roots.
+    pub issuer_answered: bool,
     /// Since when the issuer doesn't answer; `None` if it does.
     pub issuer_failing_since: Option<SystemTime>,
     /// SVIDs that were issued.
@@ -312,6 +318,13 @@ impl Collector for Views {
             let help = "When the Kubernetes API answered last, in Unix time: what is in force is as old";
             timestamp(&mut encoder, "kubernetes_contact_timestamp", help, answered)?;
         }
+        if let Some(end) = view.root_expiry {
+            timestamp(&mut encoder, "root_expiry_timestamp", "When the first of the roots ends, in Unix time", end)?;
+        }
+        if let Some(lifetime) = view.next_lifetime {
+            let help = "For how long the first of this node's SVIDs to expire is valid in all";
+            seconds(&mut encoder, "svid_lifetime", help, lifetime)?;
+        }
         let Some(expiry) = view.next_expiry else { return Ok(()) };
         let help = "When the first of this node's SVIDs expires, in Unix time";
         timestamp(&mut encoder, "svid_expiry_timestamp", help, expiry)
@@ -323,8 +336,12 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64
 }
 
 fn timestamp(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, time: SystemTime) -> fmt::Result {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    ConstGauge::new(seconds).encode(encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?)
+    seconds(encoder, name, help, time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn seconds(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, time: Duration) -> fmt::Result {
+    let family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    ConstGauge::new(time.as_secs_f64()).encode(family)
 }
 
 #[cfg(test)]
