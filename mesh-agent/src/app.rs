@@ -38,6 +38,7 @@ pub mod inspect;
 pub mod issuer;
 mod paths;
 mod placement;
+mod prober;
 mod ready;
 pub mod schema;
 mod source;
@@ -49,7 +50,8 @@ use error::cgroup_error;
 use inspect::Sources;
 use paths::choose_data_paths;
 pub use paths::describe_probe;
-use placement::{attest_probes, cgroup_root, check_placement};
+use placement::{cgroup_root, check_placement};
+use prober::Prober;
 use ready::Gate;
 use source::Source;
 
@@ -81,13 +83,17 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     kernel.detach_other_roots(root_id)?;
 
     let maps = kernel.maps();
-    attest_probes(&maps, args.kubelet_cgroup.as_deref(), &mount, &root)?;
+    let expects_kubelet = args.kubernetes || args.kubelet_cgroup.is_some();
+    let prober =
+        Prober::start(Arc::clone(&maps), args.kubelet_cgroup.clone(), mount.clone(), root.clone(), expects_kubelet)?;
+    let kubelet = prober.as_ref().map(Prober::view);
     let (counted, issuing) = (Arc::clone(&maps), Arc::clone(&svids));
     let metrics = Arc::new(Metrics::new(Views {
         kernel: Box::new(move || counted.counters()),
         identity: Box::new(move || issuing.view()),
         audit: audit.clone(),
         cluster: contact.clone(),
+        kubelet: kubelet.clone(),
     }));
     metrics.kernel_tls(data_paths.kernel().map_or(&[], |kernel| &kernel.ciphers));
     let readiness = Arc::new(Readiness::waiting(state.on_node(&node)));
@@ -120,6 +126,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         live: shared.live.clone(),
         audit,
         cluster: contact,
+        kubelet,
     };
     let socket_error = |source| RunError::AdminSocket { path: args.admin_socket.clone(), source };
     let socket = AdminSocket::bind(&args.admin_socket).map_err(socket_error)?;
@@ -140,6 +147,9 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         Ok(())
     });
     tasks.spawn(report_denials(maps));
+    if let Some(prober) = prober {
+        tasks.spawn(prober.run());
+    }
     let watching = Arc::clone(&metrics);
     let (left, traces) = (Arc::new(AtomicBool::new(false)), traces(&args));
     if let Some((kubernetes, followed)) = source.cluster() {

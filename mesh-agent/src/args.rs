@@ -119,7 +119,8 @@ pub struct RunArgs {
     /// Name of the agent's own pod, in whose status it says that it has withdrawn from the node.
     #[arg(long, env = "HAUBERK_POD", value_name = "NAME", requires = "kubernetes")]
     pub pod: Option<String>,
-    /// Cgroup of the kubelet: its probes reach applications in every mode [default: that of the process `kubelet`].
+    /// Cgroup of the kubelet: its probes reach applications in every mode [default: that of root's process `kubelet`,
+    /// `kubelite` or `k3s`].
     #[arg(long, env = "HAUBERK_KUBELET_CGROUP", value_name = "DIR")]
     pub kubelet_cgroup: Option<PathBuf>,
     /// Directory for pins, on a bpf file system.

@@ -12,13 +12,14 @@ use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::explain::explained;
+use super::prober::Attested;
 use super::ready::Gate;
 use crate::admin::client::{AskError, ask};
 use crate::admin::show;
 use crate::admin::socket::Inspect;
 use crate::admin::table::Style;
 use crate::admin::view::{
-    AuditStatus, CertificateView, Certificates, CipherPath, Configuration, ConnectionView, IssuerStatus,
+    AuditStatus, CertificateView, Certificates, CipherPath, Configuration, ConnectionView, IssuerStatus, KubeletStatus,
     OlderConnections, Rejected, Status, WorkloadView,
 };
 use crate::args::inspect::{InspectArgs, Output};
@@ -49,6 +50,7 @@ pub(super) struct Sources {
     pub(super) live: LiveConnections,
     pub(super) audit: Option<AuditHandle>,
     pub(super) cluster: Option<watch::Receiver<Option<SystemTime>>>,
+    pub(super) kubelet: Option<watch::Receiver<Attested>>,
 }
 
 impl Sources {
@@ -99,6 +101,7 @@ impl Sources {
             connections: self.live.count(),
             older_connections: self.older(&state),
             audit: self.audit.as_ref().map(|audit| audit_status(audit.view())),
+            kubelet: self.kubelet.as_ref().map(|kubelet| kubelet_status(&kubelet.borrow())),
         }
     }
 
@@ -162,6 +165,11 @@ fn second(time: SystemTime) -> String {
 fn audit_status(view: AuditView) -> AuditStatus {
     let AuditView { sequence, hash, checkpoint, lost, failing } = view;
     AuditStatus { sequence, hash, checkpoint, lost, failing }
+}
+
+fn kubelet_status(attested: &Attested) -> KubeletStatus {
+    let cgroup = attested.as_ref().ok().map(|cgroup| cgroup.display().to_string());
+    KubeletStatus { cgroup, problem: attested.as_ref().err().cloned() }
 }
 
 fn connection(live: &Live) -> ConnectionView {

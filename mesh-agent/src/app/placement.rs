@@ -3,10 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::error::{RunError, cgroup_error};
-use crate::bpf::Maps;
 use crate::model::workload::NodeName;
 use crate::state::MeshState;
-use crate::sys::netns::Netns;
 use crate::sys::{cgroup, pod};
 
 /// The cgroup that holds the agent and its pods: what is configured, or in a pod what the kubelet calls its root, or all.
@@ -33,24 +31,4 @@ pub(super) fn check_placement(state: &MeshState, node: &NodeName, mount: &Path, 
         return cgroup::lookup(mount, &own).map(|own| own.id).map_err(|source| cgroup_error(&own, source));
     };
     Err(RunError::Placement { own, problem })
-}
-
-/// The cgroup by which the kubelet's probes are known: as configured, or as found.
-pub(super) fn kubelet(configured: Option<&Path>, mount: &Path, root: &Path) -> Result<Option<PathBuf>, RunError> {
-    if let Some(path) = configured {
-        return Ok(Some(path.to_owned()));
-    }
-    pod::kubelet(mount, root).map_err(|source| cgroup_error(Path::new("/proc"), source))
-}
-
-/// Tells the kernel whose connections are probes. Without a kubelet, nobody's are.
-pub(super) fn attest_probes(maps: &Maps, configured: Option<&Path>, mount: &Path, root: &Path) -> Result<(), RunError> {
-    let Some(path) = kubelet(configured, mount, root)? else {
-        return Ok(maps.set_prober(0, 0, 0)?);
-    };
-    let cgroup = cgroup::lookup(mount, &path).map_err(|source| cgroup_error(&path, source))?;
-    let own = Path::new("/proc/self/ns/net");
-    let own = Netns::open(own).map_err(|source| RunError::Netns { path: own.to_owned(), source })?;
-    tracing::info!(cgroup = %path.display(), "the kubelet's probes reach applications in every mode");
-    Ok(maps.set_prober(cgroup.id, cgroup.level, own.cookie())?)
 }

@@ -3,6 +3,7 @@
 //! Label values come from the code, never from the network: their number is bounded.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -243,13 +244,21 @@ pub struct Views {
     pub audit: Option<AuditHandle>,
     /// When the Kubernetes API answered last, if the configuration comes from there.
     pub cluster: Option<watch::Receiver<Option<SystemTime>>>,
+    /// The cgroup of the kubelet or why it isn't known, where there should be one.
+    pub kubelet: Option<watch::Receiver<Result<PathBuf, String>>>,
 }
 
 #[cfg(test)]
 impl Views {
     /// Of nothing.
     pub(crate) fn none() -> Self {
-        Self { kernel: Box::new(Vec::new), identity: Box::new(IdentityView::default), audit: None, cluster: None }
+        Self {
+            kernel: Box::new(Vec::new),
+            identity: Box::new(IdentityView::default),
+            audit: None,
+            cluster: None,
+            kubelet: None,
+        }
     }
 }
 
@@ -324,6 +333,10 @@ impl Collector for Views {
         if let Some(lifetime) = view.next_lifetime {
             let help = "For how long the first of this node's SVIDs to expire is valid in all";
             seconds(&mut encoder, "svid_lifetime", help, lifetime)?;
+        }
+        if let Some(kubelet) = &self.kubelet {
+            let help = "Whether the kubelet is known, so that its probes reach applications in strict mode";
+            gauge(&mut encoder, "kubelet_attested", help, f64::from(kubelet.borrow().is_ok()))?;
         }
         let Some(expiry) = view.next_expiry else { return Ok(()) };
         let help = "When the first of this node's SVIDs expires, in Unix time";

@@ -7,7 +7,8 @@ use rustix::thread::CapabilitySet;
 
 use super::{Finding, told};
 use crate::app::paths::known_defects;
-use crate::app::placement::{self, cgroup_root};
+use crate::app::placement::cgroup_root;
+use crate::app::prober;
 use crate::args::doctor::DoctorArgs;
 use crate::bpf::{BpfError, check_bpffs, support};
 use crate::cni::PLUGIN;
@@ -41,10 +42,8 @@ pub(super) fn findings(args: &DoctorArgs, installed: bool) -> Vec<Finding> {
     ]);
     if args.kubernetes {
         findings.push(kubelet(cgroup::mount_point().map_err(|error| told(&error)).and_then(|mount| {
-            let found = cgroup_root(args.cgroup_root.as_deref(), true, &mount)
-                .and_then(|root| placement::kubelet(args.kubelet_cgroup.as_deref(), &mount, &root));
-            let found = found.map_err(|error| told(&error))?;
-            found.map(|path| cgroup::lookup(&mount, &path).map_err(|error| told(&error)).map(|_| path)).transpose()
+            let root = cgroup_root(args.cgroup_root.as_deref(), true, &mount).map_err(|error| told(&error))?;
+            prober::known_by(args.kubelet_cgroup.as_deref(), &mount, &root)
         })));
     }
     if let (Some(plugins), Some(configuration)) = (&args.place.cni_bin_dir, &args.place.cni_conf_dir) {
@@ -108,15 +107,11 @@ fn cgroup2(mount: io::Result<PathBuf>) -> Finding {
     }
 }
 
-fn kubelet(cgroup: Result<Option<PathBuf>, String>) -> Finding {
+fn kubelet(cgroup: Result<PathBuf, String>) -> Finding {
     let (name, remedy) = ("kubelet", "name the kubelet's cgroup with HAUBERK_KUBELET_CGROUP");
     match cgroup {
-        Ok(Some(path)) => Finding::ok(name, format!("its probes are known by {}", path.display())),
-        Ok(None) => {
-            let found = "no process `kubelet` with a cgroup of its own: its probes are refused in strict mode";
-            Finding::warn(name, found, remedy)
-        }
-        Err(error) => Finding::fail(name, error, remedy),
+        Ok(path) => Finding::ok(name, format!("its probes are known by {}", path.display())),
+        Err(why) => Finding::warn(name, format!("its probes are refused in strict mode: {why}"), remedy),
     }
 }
 
@@ -202,8 +197,8 @@ mod tests {
         let found = capabilities(CapabilitySet::BPF).found;
         assert_eq!(found, "no CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_SYS_ADMIN, CAP_SYS_PTRACE");
         assert_eq!(bpffs(Path::new("/proc/self/pins")).state, State::Fail);
-        assert_eq!(kubelet(Ok(Some("/sys/fs/cgroup/kubelet".into()))).state, State::Ok);
-        assert_eq!(kubelet(Ok(None)).state, State::Warn);
+        assert_eq!(kubelet(Ok("/sys/fs/cgroup/kubelet".into())).state, State::Ok);
+        assert_eq!(kubelet(Err("there is none".to_owned())).state, State::Warn);
         assert_eq!(in_kernel("x", &[]).state, State::Ok);
         assert_eq!(in_kernel("x", &["CVE-1"]).state, State::Warn);
     }

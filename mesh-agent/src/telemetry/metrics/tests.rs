@@ -46,11 +46,13 @@ fn a_scrape_shows_every_family_with_its_unit() {
         }),
         audit: None,
         cluster: None,
+        kubelet: Some(watch::channel(Err("not seen".to_owned())).1),
     });
     carry_one(&metrics);
     let text = metrics.encode().unwrap();
     for line in [
         "mesh_issuer_up 1.0",
+        "mesh_kubelet_attested 0.0",
         "mesh_svids_issued_total 4",
         "mesh_trust_roots 2.0",
         "mesh_connections_opened_total{direction=\"inbound\"} 1",
