@@ -116,11 +116,6 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let mut tasks = JoinSet::new();
     let (path, asked) = (args.admin_socket.clone(), admin::socket::serve(socket, inspect.inspect()));
     tasks.spawn(async move { asked.await.map_err(|source| RunError::AdminSocket { path, source }) });
-    let pending = pending_view(Arc::clone(&readiness), drain.clone());
-    let (admin_metrics, address) = (Arc::clone(&metrics), args.admin);
-    tasks.spawn(async move {
-        admin::serve(admin, admin_metrics, pending).await.map_err(|source| RunError::Admin { address, source })
-    });
     let rotating = Arc::clone(&svids);
     tasks.spawn(async move {
         rotating.run(refresh).await;
@@ -130,6 +125,8 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let watching = Arc::clone(&metrics);
     let (uninstall, uninstalled) = watch::channel(false);
     let (left, traces) = (Arc::new(AtomicBool::new(false)), traces(&args));
+    let (admin_metrics, address) = (Arc::clone(&metrics), args.admin);
+    let mut plugin_trouble = None;
     if let Some((kubernetes, followed)) = source.cluster() {
         let facts = cni::Facts {
             sandboxes: sandboxes.clone(),
@@ -139,14 +136,19 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
             own_namespace: kubernetes.namespace().to_owned(),
             uninstalled: uninstalled.clone(),
         };
-        let plugin_left = cni::start(&mut tasks, args.cni, facts)?;
+        let plugin = cni::start(&mut tasks, args.cni, facts)?;
+        plugin_trouble = Some(plugin.trouble);
         let (own_pod, bpffs, ready) = (args.pod, args.bpffs, Arc::clone(&readiness));
         let left = Arc::clone(&left);
-        let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled, plugin_left, left);
+        let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled, plugin.has_left, left);
         tasks.spawn(async move { Ok(withdrawn.await?) });
         let announced = source::announce(kubernetes.clone(), Arc::clone(&readiness), followed.barred());
         tasks.spawn(async move { match announced.await {} });
     }
+    let pending = pending_view(Arc::clone(&readiness), drain.clone(), plugin_trouble);
+    tasks.spawn(async move {
+        admin::serve(admin, admin_metrics, pending).await.map_err(|source| RunError::Admin { address, source })
+    });
     tasks.spawn(async move { match source.run(publisher, watching, uninstall).await {} });
     let pods = PodManager {
         kernel,
@@ -236,10 +238,16 @@ fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) -> DropGuard {
     proxy.listening()
 }
 
-fn pending_view(readiness: Arc<Readiness>, drain: Drain) -> admin::Pending {
+fn pending_view(
+    readiness: Arc<Readiness>,
+    drain: Drain,
+    plugin_trouble: Option<watch::Receiver<Option<String>>>,
+) -> admin::Pending {
     Arc::new(move || {
         let waiting = readiness.pending().into_iter().map(|(uid, why)| format!("{uid}: {why}"));
-        drain.has_begun().then(|| "draining".to_owned()).into_iter().chain(waiting).collect()
+        let plugin = plugin_trouble.as_ref().and_then(|trouble| trouble.borrow().clone());
+        let plugin = plugin.map(|why| format!("CNI plugin: {why}"));
+        drain.has_begun().then(|| "draining".to_owned()).into_iter().chain(plugin).chain(waiting).collect()
     })
 }
 

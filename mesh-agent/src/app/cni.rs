@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::RunError;
 use crate::args::cni::{CniArgs, CniPlace};
 use crate::cni::conflist;
-use crate::cni::installer::{self, Installer};
+use crate::cni::installer::{self, Installer, Seen};
 use crate::cni::known::Known;
 use crate::cni::plugin::SOCKET;
 use crate::cni::server::CniSocket;
@@ -89,23 +89,34 @@ pub(super) fn records_beside(socket: &Path) -> PathBuf {
     socket.with_extension("sandboxes.json")
 }
 
-/// Starts what the flags ask for. Returns what says whether the plugin has left the node, or was never there.
+/// What is known of the plugin on this node.
+pub(super) struct Plugin {
+    /// Whether it has left the node, or was never there.
+    pub(super) has_left: watch::Receiver<bool>,
+    /// Why it isn't as it should be.
+    pub(super) trouble: watch::Receiver<Option<String>>,
+}
+
+/// Starts what the flags ask for.
 pub(super) fn start(
     tasks: &mut JoinSet<Result<(), RunError>>,
     args: CniArgs,
     facts: Facts,
-) -> Result<watch::Receiver<bool>, RunError> {
+) -> Result<Plugin, RunError> {
     let CniPlace { cni_bin_dir, cni_conf_dir } = args.place;
     let socket = args.cni_socket;
     let (left, has_left) = watch::channel(cni_bin_dir.is_none());
+    let (troubled, trouble) = watch::channel(cni_bin_dir.is_some().then(|| installer::UNSETTLED.to_owned()));
+    let plugin = Plugin { has_left, trouble };
     if let (Some(plugins), Some(configuration)) = (cni_bin_dir, cni_conf_dir) {
         let socket = socket.as_deref().unwrap_or(Path::new(SOCKET));
         let entry = conflist::entry(&socket.to_string_lossy(), &args.cni_known.to_string_lossy());
         let installer = Installer::new(plugins, configuration, entry);
         let leave = facts.uninstalled.clone();
-        tasks.spawn(async move { match installer.run(leave, left).await {} });
+        let seen = Seen { left, trouble: troubled };
+        tasks.spawn(async move { match installer.run(leave, seen).await {} });
     }
-    let Some(path) = socket else { return Ok(has_left) };
+    let Some(path) = socket else { return Ok(plugin) };
     let records = Mutex::new(records_beside(&path));
     let bound = CniSocket::bind(&path).map_err(|source| RunError::CniSocket { path, source })?;
     tasks.spawn(tell(facts.members.clone(), facts.own_namespace, args.cni_known, facts.uninstalled));
@@ -122,7 +133,7 @@ pub(super) fn start(
         bound.serve(decide).await;
         Ok(())
     });
-    Ok(has_left)
+    Ok(plugin)
 }
 
 /// Takes the plugin off this node, with what it knew.
@@ -141,7 +152,8 @@ async fn tell(
 ) -> Result<(), RunError> {
     let mut enrolled = members.enrolled();
     loop {
-        let known = Known { enrolled: enrolled.borrow_and_update().clone(), own: own.clone() };
+        let enrolled_now = enrolled.borrow_and_update().clone();
+        let known = Known { enrolled: enrolled_now, own: own.clone(), is_lost: false };
         let written = if *uninstalled.borrow_and_update() { sys::file::remove(&path) } else { known.write(&path) };
         if let Err(error) = &written {
             tracing::error!(%error, path = %path.display(), "the enrolled namespaces can't be written down");

@@ -23,6 +23,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The plugin is this program.
 const OWN: &str = "/proc/self/exe";
 
+/// What is said until it has been looked at.
+pub const UNSETTLED: &str = "the CNI configuration has not been looked at yet, or changes";
+
 /// The installer's task.
 #[derive(Debug)]
 pub struct Installer {
@@ -31,18 +34,27 @@ pub struct Installer {
     entry: String,
     binary: Option<Look>,
     seen: Vec<ConfigFile>,
+    is_settled: bool,
     said: Option<String>,
+}
+
+/// What others see of the installer.
+#[derive(Debug)]
+pub struct Seen {
+    /// Whether the plugin is off the node, as it was asked.
+    pub left: watch::Sender<bool>,
+    /// Why the plugin isn't as it should be; `None`: it is.
+    pub trouble: watch::Sender<Option<String>>,
 }
 
 impl Installer {
     /// Will keep the plugin in `plugins` and `entry` (`conflist::entry`) in the configuration.
     pub fn new(plugins: PathBuf, configuration: PathBuf, entry: String) -> Self {
-        Self { plugins, configuration, entry, binary: None, seen: Vec::new(), said: None }
+        Self { plugins, configuration, entry, binary: None, seen: Vec::new(), is_settled: false, said: None }
     }
 
-    /// Looks and puts right, for ever; while `leave` says so, it takes the plugin off the node instead, and tells `left` once
-    /// that is done.
-    pub async fn run(mut self, mut leave: watch::Receiver<bool>, left: watch::Sender<bool>) -> Infallible {
+    /// Looks and puts right, for ever; while `leave` says so, it takes the plugin off the node instead.
+    pub async fn run(mut self, mut leave: watch::Receiver<bool>, others: Seen) -> Infallible {
         loop {
             let leaves = *leave.borrow_and_update();
             // Never cut off: what it does must not come after what is done next.
@@ -53,8 +65,14 @@ impl Installer {
             let (installer, outcome) = look.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
             self = installer;
             let has_left = leaves && outcome.is_ok();
-            left.send_if_modified(|known| std::mem::replace(known, has_left) != has_left);
+            others.left.send_if_modified(|known| std::mem::replace(known, has_left) != has_left);
             self.report(outcome);
+            let trouble = self.said.clone().or_else(|| (!leaves && !self.is_settled).then(|| UNSETTLED.to_owned()));
+            others.trouble.send_if_modified(|known| {
+                let is_news = *known != trouble;
+                *known = trouble;
+                is_news
+            });
             tokio::select! {
                 () = sleep(LOOK) => {}
                 Ok(()) = leave.changed() => {}
@@ -98,13 +116,18 @@ impl Installer {
             self.binary = Some(Look::at(&path)?);
         }
         let files = read(&self.configuration)?;
-        if files != self.seen {
+        self.is_settled = files == self.seen;
+        if !self.is_settled {
             self.seen = files;
             return Ok(Vec::new());
         }
         let steps = conflist::install(&files, &self.entry);
         take(&self.configuration, &steps)?;
-        Ok(steps)
+        // What was changed is looked at again before anybody is told.
+        match conflist::obstacle(&files).filter(|_| steps.is_empty()) {
+            Some(obstacle) => Err(io::Error::other(obstacle)),
+            None => Ok(steps),
+        }
     }
 }
 
@@ -194,6 +217,14 @@ mod tests {
             assert_eq!(fs::metadata(&list).unwrap().permissions().mode() & 0o777, 0o600);
             installer.look().unwrap();
             assert_eq!(installer.look().unwrap(), []);
+        }
+        fs::write(&list, LIST.replace("1.0.0", "0.2.0")).unwrap();
+        installer.look().unwrap();
+        let error = installer.look().unwrap_err().to_string();
+        assert!(error.contains("10-a.conflist has cniVersion 0.2.0"), "{error}");
+        fs::write(&list, LIST.replace("\"n\"", "\"other\"")).unwrap();
+        for _ in 0..2 {
+            installer.look().unwrap();
         }
         let own = fs::read(OWN).unwrap();
         let plugin = plugins.join(PLUGIN);
