@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
@@ -19,13 +19,12 @@ pub mod ca;
 mod conditions;
 pub mod doctor;
 mod lease;
+mod token;
 
 /// How often it is asked who is left.
 const POLL: Duration = Duration::from_millis(500);
 /// Who writes, in managed fields.
 const FIELD_MANAGER: &str = "hauberk";
-/// Extra information of a token that is bound to a pod: the node that the pod runs on (since Kubernetes 1.32).
-const NODE_OF_TOKEN: &str = "authentication.kubernetes.io/node-name";
 
 /// Why the API server didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -123,23 +122,25 @@ impl Kubernetes {
         service_account: &str,
         audience: &str,
     ) -> Result<Result<String, String>, KubernetesError> {
+        let user = format!("system:serviceaccount:{}:{service_account}", self.namespace);
+        let expected = token::Expected { user: &user, audience };
+        if let Some(why) = expected.turns_away(&token) {
+            return Ok(Err(why));
+        }
         let spec = TokenReviewSpec { token: Some(token), audiences: Some(vec![audience.to_owned()]) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let reviews: Api<TokenReview> = Api::all(self.client.clone());
         let review = reviews.create(&PostParams::default(), &review).await.map_err(api("review a token"))?;
-        let status = review.status.unwrap_or_default();
-        if status.authenticated != Some(true) || !status.audiences.unwrap_or_default().iter().any(|of| of == audience) {
-            let why = status.error.unwrap_or_else(|| "the API server does not know the token".to_owned());
-            return Ok(Err(why));
-        }
-        let user = status.user.unwrap_or_default();
-        let (name, expected) =
-            (user.username.unwrap_or_default(), format!("system:serviceaccount:{}:{service_account}", self.namespace));
-        if name != expected {
-            return Ok(Err(format!("the token is {name}'s, not {expected}'s")));
-        }
-        let node = user.extra.unwrap_or_default().remove(NODE_OF_TOKEN).unwrap_or_default().into_iter().next();
-        Ok(node.ok_or_else(|| "the token is bound to no node (needs Kubernetes 1.32)".to_owned()))
+        Ok(expected.node(review.status.unwrap_or_default()))
+    }
+
+    /// Whether the cluster has a node of this name.
+    pub async fn has_node(&self, name: &str) -> Result<bool, KubernetesError> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        // A list, which whoever follows the nodes may do anyway.
+        let selector = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = nodes.list_metadata(&selector).await.map_err(api("look for a node"))?;
+        Ok(found.items.iter().any(|node| node.metadata.name.as_deref() == Some(name)))
     }
 
     /// Says in a pod's status whether it is served, and why not.

@@ -66,6 +66,10 @@ struct ServiceAccount {
 }
 
 impl Introducer for ServiceAccount {
+    fn is_lasting(&self) -> bool {
+        true
+    }
+
     fn introduce(&self) -> BoxFuture<'_, Result<Introduction, IssueError>> {
         Box::pin(async move {
             let unavailable = |error: Box<dyn std::error::Error + Send + Sync>| IssueError::Unavailable(error);

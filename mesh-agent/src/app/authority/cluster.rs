@@ -86,8 +86,13 @@ fn reviewer(kubernetes: Kubernetes) -> Reviewer {
     Box::new(move |token| {
         let kubernetes = kubernetes.clone();
         Box::pin(async move {
-            let reviewed = kubernetes.review(token, AGENT, IssuerSource::AUDIENCE).await;
-            reviewed.unwrap_or_else(|error| {
+            let reviewed = async {
+                let node = kubernetes.review(token, AGENT, IssuerSource::AUDIENCE).await?;
+                let Ok(name) = &node else { return Ok(node) };
+                let is_there = kubernetes.has_node(name).await?;
+                Ok::<_, KubernetesError>(if is_there { node } else { Err(format!("the cluster has no node {name}")) })
+            };
+            reviewed.await.unwrap_or_else(|error| {
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(error, "an agent's token can't be reviewed");
                 Err("the token can't be reviewed now".to_owned())
