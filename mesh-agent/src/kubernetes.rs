@@ -1,5 +1,6 @@
 //! What the mesh asks of a Kubernetes API server, and writes there. What it follows is in `sources::kubernetes`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
@@ -104,14 +105,33 @@ impl Kubernetes {
         held.data.and_then(|mut data| data.remove(key)).ok_or_else(missing)
     }
 
-    /// Makes or replaces the texts of a ConfigMap of ours.
-    pub async fn set_config_text(&self, name: &str, key: &str, text: &str) -> Result<(), KubernetesError> {
-        let what = format!("write the ConfigMap {}/{name}", self.namespace);
-        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
-        let next =
-            ConfigMap { metadata, data: Some([(key.to_owned(), text.to_owned())].into()), ..ConfigMap::default() };
-        self.own::<ConfigMap>().patch(name, &applied(), &Patch::Apply(&next)).await.map_err(api(&what))?;
-        Ok(())
+    /// All texts of a ConfigMap of ours, with its version; `None`: there is none.
+    pub async fn config_texts(
+        &self,
+        name: &str,
+    ) -> Result<Option<(BTreeMap<String, String>, Option<String>)>, KubernetesError> {
+        match self.own::<ConfigMap>().get(name).await {
+            Ok(held) => Ok(Some((held.data.unwrap_or_default(), held.metadata.resource_version))),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(api(&format!("get the ConfigMap {}/{name}", self.namespace))(error)),
+        }
+    }
+
+    /// Makes or replaces the texts of a ConfigMap of ours. Returns whether it did: not if it has another version than this.
+    pub async fn set_config_texts(
+        &self,
+        name: &str,
+        texts: impl IntoIterator<Item = (&str, String)>,
+        version: Option<String>,
+    ) -> Result<bool, KubernetesError> {
+        let metadata = ObjectMeta { name: Some(name.to_owned()), resource_version: version, ..ObjectMeta::default() };
+        let data = texts.into_iter().map(|(key, text)| (key.to_owned(), text)).collect();
+        let next = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
+        match self.own::<ConfigMap>().patch(name, &applied(), &Patch::Apply(&next)).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_conflict(&error) => Ok(false),
+            Err(error) => Err(api(&format!("write the ConfigMap {}/{name}", self.namespace))(error)),
+        }
     }
 
     /// Which node the agent runs on that this token belongs to: `service_account` of our namespace, for `audience`.

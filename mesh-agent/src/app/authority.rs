@@ -20,6 +20,8 @@ use crate::signing::server::SigningServer;
 use crate::sources::file;
 
 mod cluster;
+mod keeper;
+mod roots;
 
 const JOURNAL_FILE: &str = "journal.jsonl";
 
