@@ -1,6 +1,7 @@
 //! What the mesh asks of a Kubernetes API server, and writes there. What it follows is in `sources::kubernetes`.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
@@ -58,6 +59,8 @@ impl KubernetesError {
 pub struct Kubernetes {
     client: Client,
     namespace: String,
+    /// What was seen of Leases, by their names.
+    leases: Arc<Mutex<BTreeMap<String, lease::Seen>>>,
 }
 
 impl Kubernetes {
@@ -66,7 +69,7 @@ impl Kubernetes {
         let config = Config::infer().await.map_err(KubernetesError::Config)?;
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).map_err(api("set up the client"))?;
-        Ok(Self { client, namespace })
+        Ok(Self { client, namespace, leases: Arc::default() })
     }
 
     /// With the mesh's own parts elsewhere than where a kubeconfig points.

@@ -34,6 +34,9 @@ pub async fn serve(args: CaServeArgs) -> Result<(), RunError> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    if args.config.is_none() {
+        cluster::release().await;
+    }
     tracing::info!("the signing API has ended");
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::keeper::Keeper;
 use super::{JOURNAL_FILE, listen};
@@ -26,6 +26,9 @@ use crate::sources::kubernetes::KubernetesSource;
 const LEASE: &str = "hauberk-ca";
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 const LEASE_RENEWAL: Duration = Duration::from_secs(5);
+/// How long giving it back may take.
+const RELEASE: Duration = Duration::from_secs(2);
+
 pub(super) async fn serve(args: &CaServeArgs) -> Result<Infallible, RunError> {
     let kubernetes = Kubernetes::connect().await?;
     if let Some(file) = &args.default_mesh {
@@ -54,6 +57,18 @@ pub(super) async fn serve(args: &CaServeArgs) -> Result<Infallible, RunError> {
         never = keeper.run(&kubernetes, refresh) => never,
         never = judge(&kubernetes, verdicts) => never,
     })
+}
+
+/// Lets another replica lead at once. To be called when this one has stopped.
+pub(super) async fn release() {
+    let released = timeout(RELEASE, async {
+        let holder = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Kubernetes::connect().await?.release_lease(LEASE, &holder).await
+    });
+    if let Ok(Err(error)) = released.await {
+        let error: &dyn std::error::Error = &error;
+        tracing::debug!(error, "the Lease runs out by itself");
+    }
 }
 
 /// Who calls is who the API server says: an agent, on the node that its token is bound to.
