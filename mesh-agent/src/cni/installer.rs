@@ -122,7 +122,7 @@ impl Installer {
             return Ok(Vec::new());
         }
         let steps = conflist::install(&files, &self.entry);
-        take(&self.configuration, &steps)?;
+        take(&self.configuration, &steps, &files)?;
         // What was changed is looked at again before anybody is told.
         match conflist::obstacle(&files).filter(|_| steps.is_empty()) {
             Some(obstacle) => Err(io::Error::other(obstacle)),
@@ -133,8 +133,9 @@ impl Installer {
 
 /// Takes the plugin off the node: out of the configuration first, then its file.
 pub fn uninstall(plugins: &Path, configuration: &Path) -> io::Result<Vec<Step>> {
-    let steps = conflist::remove(&read(configuration)?);
-    take(configuration, &steps)?;
+    let files = read(configuration)?;
+    let steps = conflist::remove(&files);
+    take(configuration, &steps, &files)?;
     file::remove(&plugins.join(PLUGIN))?;
     Ok(steps)
 }
@@ -161,16 +162,27 @@ fn read(directory: &Path) -> io::Result<Vec<ConfigFile>> {
     Ok(files)
 }
 
-fn take(directory: &Path, steps: &[Step]) -> io::Result<()> {
+/// Takes the steps that these files have led to. An error where somebody else has changed one of them meanwhile: what they
+/// have written stays, and leads to other steps.
+fn take(directory: &Path, steps: &[Step], files: &[ConfigFile]) -> io::Result<()> {
     for step in steps {
-        match step {
+        let read = |name: &str| files.iter().find(|file| file.name == name).map(|file| file.text.as_bytes());
+        let is_as_read = |name: &str| Ok::<_, io::Error>(Some(&fs::read(directory.join(name))?[..]) == read(name));
+        let taken = match step {
             Step::Write { name, text } => {
                 let path = directory.join(name);
                 let mode = fs::metadata(&path).map_or(0o644, |found| found.permissions().mode() & 0o777);
-                file::replace(&path, mode, text.as_bytes())?;
+                file::replace_if(&path, mode, text.as_bytes(), read(name))?
             }
-            Step::Rename { from, to } => fs::rename(directory.join(from), directory.join(to))?,
-            Step::Remove { name } => fs::remove_file(directory.join(name))?,
+            Step::Rename { from, to } => {
+                is_as_read(from)? && fs::rename(directory.join(from), directory.join(to)).map(|()| true)?
+            }
+            Step::Remove { name } => is_as_read(name)? && fs::remove_file(directory.join(name)).map(|()| true)?,
+        };
+        if !taken {
+            return Err(io::Error::other(format!(
+                "somebody else changes the network configuration: {step} is not done"
+            )));
         }
     }
     Ok(())
@@ -236,5 +248,30 @@ mod tests {
         assert_eq!(fs::read_to_string(&list).unwrap(), LIST.replace("\"n\"", "\"other\""));
         assert_eq!([&plugins, &configuration].map(|directory| fs::read_dir(directory).unwrap().count()), [0, 1]);
         uninstall(&plugins, &configuration).unwrap();
+    }
+    #[test]
+    fn what_another_writes_between_our_look_and_our_step_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let configuration = directory.path();
+        let list = configuration.join("10-a.conflist");
+        let of = |name: &str| LIST.replace("\"n\"", &format!("\"{name}\""));
+        fs::write(&list, of("n")).unwrap();
+        let files = read(configuration).unwrap();
+        let steps = conflist::install(&files, &conflist::entry("/s", "/k"));
+        fs::write(&list, of("quicker")).unwrap();
+        assert!(take(configuration, &steps, &files).is_err());
+        assert_eq!(fs::read_to_string(&list).unwrap(), of("quicker"));
+        fs::remove_file(&list).unwrap();
+        assert!(take(configuration, &steps, &files).is_err());
+        assert_eq!(fs::read_dir(configuration).unwrap().count(), 0, "what was removed stays so");
+        // The same of a single configuration, which would be put aside.
+        let single = configuration.join("10-a.conf");
+        let text = r#"{"cniVersion":"1.0.0","name":"n","type":"bridge"}"#;
+        fs::write(&single, text).unwrap();
+        let files = read(configuration).unwrap();
+        let steps = conflist::install(&files, &conflist::entry("/s", "/k"));
+        fs::write(&single, text.replace("bridge", "other")).unwrap();
+        assert!(take(configuration, &steps, &files).is_err());
+        assert!(fs::read_to_string(&single).unwrap().contains("other"));
     }
 }
