@@ -1,7 +1,10 @@
 //! What the mesh asks of a Kubernetes API server, and writes there. What it follows is in `sources::kubernetes`.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
@@ -19,11 +22,10 @@ mod lease;
 mod uninstall;
 
 pub use conditions::ACCEPTED;
+mod token;
 
 /// Who writes, in managed fields.
 const FIELD_MANAGER: &str = "hauberk";
-/// Extra information of a token that is bound to a pod: the node that the pod runs on (since Kubernetes 1.32).
-const NODE_OF_TOKEN: &str = "authentication.kubernetes.io/node-name";
 
 /// Why the API server didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,8 @@ impl KubernetesError {
 pub struct Kubernetes {
     client: Client,
     namespace: String,
+    /// What was seen of Leases, by their names.
+    leases: Arc<Mutex<BTreeMap<String, lease::Seen>>>,
 }
 
 impl Kubernetes {
@@ -64,7 +68,7 @@ impl Kubernetes {
         let config = Config::infer().await.map_err(KubernetesError::Config)?;
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).map_err(api("set up the client"))?;
-        Ok(Self { client, namespace })
+        Ok(Self { client, namespace, leases: Arc::default() })
     }
 
     /// With the mesh's own parts elsewhere than where a kubeconfig points.
@@ -103,14 +107,33 @@ impl Kubernetes {
         held.data.and_then(|mut data| data.remove(key)).ok_or_else(missing)
     }
 
-    /// Makes or replaces the texts of a ConfigMap of ours.
-    pub async fn set_config_text(&self, name: &str, key: &str, text: &str) -> Result<(), KubernetesError> {
-        let what = format!("write the ConfigMap {}/{name}", self.namespace);
-        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
-        let next =
-            ConfigMap { metadata, data: Some([(key.to_owned(), text.to_owned())].into()), ..ConfigMap::default() };
-        self.own::<ConfigMap>().patch(name, &applied(), &Patch::Apply(&next)).await.map_err(api(&what))?;
-        Ok(())
+    /// All texts of a ConfigMap of ours, with its version; `None`: there is none.
+    pub async fn config_texts(
+        &self,
+        name: &str,
+    ) -> Result<Option<(BTreeMap<String, String>, Option<String>)>, KubernetesError> {
+        match self.own::<ConfigMap>().get(name).await {
+            Ok(held) => Ok(Some((held.data.unwrap_or_default(), held.metadata.resource_version))),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(api(&format!("get the ConfigMap {}/{name}", self.namespace))(error)),
+        }
+    }
+
+    /// Makes or replaces the texts of a ConfigMap of ours. Returns whether it did: not if it has another version than this.
+    pub async fn set_config_texts(
+        &self,
+        name: &str,
+        texts: impl IntoIterator<Item = (&str, String)>,
+        version: Option<String>,
+    ) -> Result<bool, KubernetesError> {
+        let metadata = ObjectMeta { name: Some(name.to_owned()), resource_version: version, ..ObjectMeta::default() };
+        let data = texts.into_iter().map(|(key, text)| (key.to_owned(), text)).collect();
+        let next = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
+        match self.own::<ConfigMap>().patch(name, &applied(), &Patch::Apply(&next)).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_conflict(&error) => Ok(false),
+            Err(error) => Err(api(&format!("write the ConfigMap {}/{name}", self.namespace))(error)),
+        }
     }
 
     /// Which node the agent runs on that this token belongs to: `service_account` of our namespace, for `audience`.
@@ -121,23 +144,25 @@ impl Kubernetes {
         service_account: &str,
         audience: &str,
     ) -> Result<Result<String, String>, KubernetesError> {
+        let user = format!("system:serviceaccount:{}:{service_account}", self.namespace);
+        let expected = token::Expected { user: &user, audience };
+        if let Some(why) = expected.turns_away(&token) {
+            return Ok(Err(why));
+        }
         let spec = TokenReviewSpec { token: Some(token), audiences: Some(vec![audience.to_owned()]) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let reviews: Api<TokenReview> = Api::all(self.client.clone());
         let review = reviews.create(&PostParams::default(), &review).await.map_err(api("review a token"))?;
-        let status = review.status.unwrap_or_default();
-        if status.authenticated != Some(true) || !status.audiences.unwrap_or_default().iter().any(|of| of == audience) {
-            let why = status.error.unwrap_or_else(|| "the API server does not know the token".to_owned());
-            return Ok(Err(why));
-        }
-        let user = status.user.unwrap_or_default();
-        let (name, expected) =
-            (user.username.unwrap_or_default(), format!("system:serviceaccount:{}:{service_account}", self.namespace));
-        if name != expected {
-            return Ok(Err(format!("the token is {name}'s, not {expected}'s")));
-        }
-        let node = user.extra.unwrap_or_default().remove(NODE_OF_TOKEN).unwrap_or_default().into_iter().next();
-        Ok(node.ok_or_else(|| "the token is bound to no node (needs Kubernetes 1.32)".to_owned()))
+        Ok(expected.node(review.status.unwrap_or_default()))
+    }
+
+    /// Whether the cluster has a node of this name.
+    pub async fn has_node(&self, name: &str) -> Result<bool, KubernetesError> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        // A list, which whoever follows the nodes may do anyway.
+        let selector = ListParams::default().fields(&format!("metadata.name={name}"));
+        let found = nodes.list_metadata(&selector).await.map_err(api("look for a node"))?;
+        Ok(found.items.iter().any(|node| node.metadata.name.as_deref() == Some(name)))
     }
 
     /// Says in a pod's status whether it is served, and why not.

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
@@ -132,6 +133,10 @@ struct Introduced {
 }
 
 impl Introducer for Introduced {
+    fn is_lasting(&self) -> bool {
+        true
+    }
+
     fn introduce(&self) -> BoxFuture<'_, Result<Introduction, IssueError>> {
         let (address, token) = (self.address.clone(), self.token.to_owned());
         let anchor = Anchor::Roots(self.roots.clone());
@@ -163,6 +168,32 @@ async fn an_agent_whose_token_is_reviewed_is_its_own_nodes_and_no_others() {
     let before = std::fs::read_to_string(stage.path().join("journal")).unwrap();
     assert_eq!(error(introduced("a", "of-a", &other)).await, "ask the issuer");
     assert_eq!(std::fs::read_to_string(stage.path().join("journal")).unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reviewed_agent_joins_again_and_lasts_as_long_as_its_identity_without() {
+    let (reviews, knows) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(true)));
+    let (counted, known) = (Arc::clone(&reviews), Arc::clone(&knows));
+    let reviewer: Reviewer = Box::new(move |_token| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let known = known.load(Ordering::Relaxed);
+        Box::pin(async move { if known { Ok("a".to_owned()) } else { Err("the cluster has no node a".to_owned()) } })
+    });
+    let stage = Stage::start_with(Some(reviewer)).await;
+    let roots = stage.issuer.ca().anchors().bundle.roots.clone();
+    let introducer = Introduced { address: stage.address.clone(), token: "any", roots };
+    let agent = RemoteIssuer::new(introducer, trust_domain(), SpiffeId::of_node(&trust_domain(), "a").unwrap());
+    let (key, now) = (SecretKey::generate().unwrap(), SystemTime::now());
+    let web = workload("web");
+    let ask = |hours| agent.issue(&web, &key, now + Duration::from_hours(hours));
+    for (hours, joined) in [(0, 1), (11, 1), (13, 2), (14, 3)] {
+        ask(hours).await.unwrap();
+        assert_eq!(reviews.load(Ordering::Relaxed), joined, "after {hours} hours");
+    }
+    // The node is gone: what it has is good to its end, and no longer.
+    knows.store(false, Ordering::Relaxed);
+    ask(23).await.unwrap();
+    assert_eq!(ask(25).await.unwrap_err().to_string(), "the issuer refuses: the cluster has no node a");
 }
 
 #[tokio::test(flavor = "multi_thread")]

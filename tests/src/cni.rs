@@ -75,6 +75,16 @@ impl Runtime {
         Ok((before, last.context("an empty list")?))
     }
 
+    /// Makes a sandbox's network without the plugin `kind`, as if somebody had taken it out of the list. Returns the result.
+    pub fn add_without(&self, sandbox: &Sandbox, kind: &str) -> Result<String> {
+        let mut result = String::new();
+        for plugin in self.chain()?.iter().filter(|plugin| plugin["type"] != kind) {
+            let previous = serde_json::from_str(&result).unwrap_or(Value::Null);
+            result = self.run("ADD", plugin, Some(sandbox), &previous)?.success("ADD")?;
+        }
+        Ok(result)
+    }
+
     /// Asks every plugin whether all is as it was made.
     pub fn check(&self, sandbox: &Sandbox, result: &str) -> Result<()> {
         for plugin in self.chain()? {
@@ -90,6 +100,18 @@ impl Runtime {
             self.run("DEL", plugin, Some(sandbox), &previous)?.success("DEL")?;
         }
         Ok(())
+    }
+
+    /// Tells one plugin which sandboxes are left; `None`: without saying it, as a runtime must not.
+    pub fn collect(&self, kind: &str, left: Option<&[&Sandbox]>) -> Result<Printed> {
+        let found = self.chain()?.into_iter().find(|plugin| plugin["type"] == kind);
+        let mut plugin = found.context("not in the list")?;
+        plugin["cniVersion"] = json!("1.1.0");
+        if let Some(left) = left {
+            let left = left.iter().map(|sandbox| json!({"containerID": sandbox.container, "ifname": "eth0"}));
+            plugin["cni.dev/valid-attachments"] = left.collect();
+        }
+        self.exec(kind, &[("CNI_COMMAND", "GC")], plugin.to_string().as_bytes())
     }
 
     /// Runs one plugin with a verb of its own choice.

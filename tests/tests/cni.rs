@@ -232,8 +232,13 @@ fn pods_are_in_the_mesh_before_they_run_and_leave_it_with_their_sandbox() -> Res
     the_first_connection_of_every_pod_is_diverted(&stage)?;
     a_pod_that_nobody_knows_fails(&stage)?;
     a_pod_leaves_with_its_sandbox(&stage, &client, &client_result, &server)?;
+    only_sandboxes_that_are_gone_are_collected(&stage, &client, &server)?;
+    a_sandbox_that_was_not_handed_over_is_found(&stage, &address(&server_result)?)?;
+    let nested = a_pod_with_a_namespace_in_it(&stage, &address(&server_result)?)?;
     without_an_agent_only_enrolled_namespaces_wait(&mut stage)?;
     a_pod_stays_in_the_mesh_when_its_agent_comes_back(&stage, &client, &address(&server_result)?)?;
+    claims::answer_is_right(&call(&nested.pod, &address(&server_result)?)?)
+        .context("in the namespace of its sandbox")?;
     who_loses_its_address_is_closed(&mut stage, &client, &outsider, &address(&server_result)?)?;
     who_is_gone_from_the_api_is_closed_while_it_runs(&stage, serving, &outsider, &address(&server_result)?)?;
     nothing_is_left(stage)
@@ -311,6 +316,85 @@ fn a_pod_leaves_with_its_sandbox(stage: &Stage, client: &Pod, result: &str, serv
     // The same pod gets another sandbox.
     stage.add(client)?;
     stage.wait_workload("shop/client", true)
+}
+
+fn only_sandboxes_that_are_gone_are_collected(stage: &Stage, client: &Pod, server: &Pod) -> Result<()> {
+    let (code, message) = stage.runtime.collect(PLUGIN, None)?.error()?;
+    ensure!(code == 7 && message.contains("valid-attachments"), "{code} {message}");
+    let empty = stage.pod("shop", "empty")?;
+    stage.add(&empty)?;
+    stage.wait_workload("shop/empty", true)?;
+    let collected = stage.runtime.collect(PLUGIN, Some(&[&empty.sandbox, &server.sandbox]))?;
+    ensure!(collected.succeeded, "{collected:?}");
+    stage.wait_workload("shop/empty", true)?;
+    // Nothing runs in that one, but in the two others.
+    let collected = stage.runtime.collect(PLUGIN, Some(&[]))?;
+    ensure!(collected.succeeded, "{collected:?}");
+    stage.wait_workload("shop/empty", false)?;
+    for (pod, name) in [(client, "shop/client"), (server, "shop/server")] {
+        stage.wait_workload(name, true)?;
+        let says = |line: &str| line.contains("does not list a sandbox that runs") && line.contains(&pod.sandbox.name);
+        stage.agent.wait_log("a sandbox is kept", says)?;
+    }
+    Ok(())
+}
+
+/// As when another component has just rewritten the configuration.
+fn a_sandbox_that_was_not_handed_over_is_found(stage: &Stage, server: &str) -> Result<()> {
+    let first = stage.pod("shop", "again")?;
+    let result = stage.add(&first)?;
+    let pause = first.place.spawn(first.place.command("sleep").arg("infinity"))?;
+    stage.wait_workload("shop/again", true)?;
+    drop(pause);
+    stage.runtime.del(&first.sandbox, &result)?;
+    stage.wait_workload("shop/again", false)?;
+    let netns = Netns::create(&stage.cleanup, &format!("{}-again2", stage.world.name()))?;
+    netns.ip("link set lo up\n")?;
+    let sandbox = Sandbox { container: "c-again2".to_owned(), netns: netns.path().to_owned(), ..first.sandbox.clone() };
+    let second = Pod { sandbox, place: Place { netns, ..first.place.clone() } };
+    let result = stage.runtime.add_without(&second.sandbox, PLUGIN)?;
+    let own = address(&result)?;
+    let status = format!(r#"{{"status":{{"podIP":"{own}","podIPs":[{{"ip":"{own}"}}]}}}}"#);
+    stage.api.kubectl(&[
+        "patch",
+        "pod",
+        "-n",
+        "shop",
+        "again",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &status,
+    ])?;
+    let _pause = second.place.spawn(second.place.command("sleep").arg("infinity"))?;
+    stage.wait_workload("shop/again", true)?;
+    stage
+        .agent
+        .wait_log("the audit log says so", |line| line.contains("was not handed over") && line.contains("again"))?;
+    wait_until(LIMIT, "it talks to a strict server", || {
+        Ok(claims::answer_is_right(&call(&second, server)?).is_ok().then_some(()))
+    })?;
+    stage.runtime.del(&second.sandbox, &result)?;
+    stage.api.kubectl(&["delete", "pod", "-n", "shop", "again", "--force", "--grace-period=0"])?;
+    Ok(())
+}
+
+/// A pod and what runs in it.
+struct Nested {
+    pod: Pod,
+    _processes: [Process; 2],
+}
+
+/// Its oldest process, as far as the node sees, has made itself a namespace of its own.
+fn a_pod_with_a_namespace_in_it(stage: &Stage, server: &str) -> Result<Nested> {
+    let pod = stage.pod("shop", "nested")?;
+    stage.add(&pod)?;
+    let spawn = |program: &[&str]| pod.place.spawn(pod.place.command(program[0]).args(&program[1..]));
+    let mut own = spawn(&["unshare", "--net", "sh", "-c", "echo apart; exec sleep infinity"])?;
+    own.wait_line("it has a namespace", |line| line.contains("apart"))?;
+    let processes = [own, spawn(&["sleep", "infinity"])?];
+    claims::answer_is_right(&call(&pod, server)?)?;
+    Ok(Nested { pod, _processes: processes })
 }
 
 fn plugin_config(stage: &Stage) -> Result<String> {

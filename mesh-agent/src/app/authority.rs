@@ -20,6 +20,8 @@ use crate::signing::server::SigningServer;
 use crate::sources::file;
 
 mod cluster;
+mod keeper;
+mod roots;
 
 const JOURNAL_FILE: &str = "journal.jsonl";
 
@@ -31,6 +33,9 @@ pub async fn serve(args: CaServeArgs) -> Result<(), RunError> {
         served = serve_for_ever(&args) => match served? {},
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+    if args.config.is_none() {
+        cluster::release().await;
     }
     tracing::info!("the signing API has ended");
     Ok(())

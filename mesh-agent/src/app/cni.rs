@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::RunError;
 use crate::args::cni::{CniArgs, CniPlace};
 use crate::cni::conflist;
-use crate::cni::installer::{self, Installer};
+use crate::cni::installer::{self, Installer, Seen};
 use crate::cni::known::Known;
 use crate::cni::plugin::SOCKET;
 use crate::cni::server::CniSocket;
@@ -29,7 +29,10 @@ use crate::sources::kubernetes::Members;
 use crate::sys;
 use crate::sys::netns::Netns;
 
+mod heal;
 mod records;
+
+use heal::look;
 
 /// A pod comes by the watch before its sandbox is made, or a little after.
 const WATCH: Duration = Duration::from_secs(3);
@@ -39,8 +42,6 @@ const FETCH: Duration = Duration::from_secs(3);
 const HOLD: Duration = Duration::from_secs(10);
 /// Pods that have ended and are still shown: more, and a DEL waits.
 const ENDED: usize = 1024;
-/// How often it is looked whether the plugin is in place.
-const LOOK: Duration = Duration::from_millis(200);
 /// How long a file waits that couldn't be written.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -74,14 +75,14 @@ pub(super) struct Facts {
     pub(super) own_namespace: String,
     /// Whether the mesh shall leave the node.
     pub(super) uninstalled: watch::Receiver<bool>,
-    /// Who waits for the plugin to be in place.
-    pub(super) placed: watch::Sender<bool>,
+    /// Why the plugin isn't as it should be.
+    pub(super) troubled: watch::Sender<Option<String>>,
 }
 
 /// Brings back what an earlier agent was told.
 pub(super) fn restore(args: &CniArgs, sandboxes: &Sandboxes) -> Result<(), RunError> {
     let Some(path) = args.cni_socket.as_deref().map(records_beside) else { return Ok(()) };
-    let records = records::read(&path).map_err(|source| RunError::Sandboxes { path, source })?;
+    let records = records::take(&path).map_err(|source| RunError::Sandboxes { path, source })?;
     for (uid, record) in records {
         sandboxes.set(&uid, Sandbox::recorded(record));
     }
@@ -105,10 +106,10 @@ pub(super) fn start(
     if let (Some(plugins), Some(configuration)) = (cni_bin_dir, cni_conf_dir) {
         let socket = socket.as_deref().unwrap_or(Path::new(SOCKET));
         let entry = conflist::entry(&socket.to_string_lossy(), &args.cni_known.to_string_lossy());
-        tasks.spawn(say_placed(plugins.clone(), configuration.clone(), entry.clone(), facts.placed));
         let installer = Installer::new(plugins, configuration, entry);
         let leave = facts.uninstalled.clone();
-        tasks.spawn(async move { match installer.run(leave, left).await {} });
+        let seen = Seen { left, trouble: facts.troubled };
+        tasks.spawn(async move { match installer.run(leave, seen).await {} });
     }
     let Some(path) = socket else { return Ok(has_left) };
     let records = Mutex::new(records_beside(&path));
@@ -119,6 +120,11 @@ pub(super) fn start(
     tasks.spawn(forget(recorded, gone, facts.members.clone(), facts.sandboxes.clone()));
     let Facts { sandboxes, readiness, members, cgroup_root, .. } = facts;
     let decider = Arc::new(Decider { sandboxes, readiness, members, cgroup_root, ended, records });
+    let healing = Arc::clone(&decider);
+    tasks.spawn(async move {
+        healing.heal().await;
+        Ok(())
+    });
     let decide = move |request, netns| {
         let decider = Arc::clone(&decider);
         async move { decider.decide(request, netns).await }
@@ -128,26 +134,6 @@ pub(super) fn start(
         Ok(())
     });
     Ok(has_left)
-}
-
-/// Says once that the plugin is in place.
-async fn say_placed(
-    plugins: PathBuf,
-    configuration: PathBuf,
-    entry: String,
-    placed: watch::Sender<bool>,
-) -> Result<(), RunError> {
-    loop {
-        let (plugins, configuration, entry) = (plugins.clone(), configuration.clone(), entry.clone());
-        let look = spawn_blocking(move || {
-            installer::read(&configuration).is_ok_and(|files| installer::is_in_place(&plugins, &files, &entry))
-        });
-        if look.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
-            placed.send_replace(true);
-            return std::future::pending().await;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 /// Takes the plugin off this node, with what it knew.
@@ -166,7 +152,8 @@ async fn tell(
 ) -> Result<(), RunError> {
     let mut enrolled = members.enrolled();
     loop {
-        let known = Known { enrolled: enrolled.borrow_and_update().clone(), own: own.clone() };
+        let enrolled_now = enrolled.borrow_and_update().clone();
+        let known = Known { enrolled: enrolled_now, own: own.clone(), is_lost: false };
         let written = if *uninstalled.borrow_and_update() { sys::file::remove(&path) } else { known.write(&path) };
         if let Err(error) = &written {
             tracing::error!(%error, path = %path.display(), "the enrolled namespaces can't be written down");
@@ -232,7 +219,7 @@ impl Decider {
             Request::Gc { containers } => {
                 let known = self.sandboxes.records().into_iter();
                 for (uid, record) in known.filter(|(_, record)| !containers.contains(&record.container)) {
-                    self.end(record.pod, uid).await;
+                    self.collect(uid, record).await;
                 }
                 Ok(())
             }
@@ -263,7 +250,8 @@ impl Decider {
             return Err(later(format!("{shown} has no address: this plugin comes after one that gives it one")));
         }
         let told = format!("{addresses:?}");
-        let sandbox = Sandbox::new(Record { pod: name, container: container.to_owned(), addresses }, netns)
+        let record = Record { pod: name, container: container.to_owned(), addresses, netns: None };
+        let sandbox = Sandbox::new(record, netns)
             .map_err(|error| later(format!("the network namespace of {shown} can't be used: {error}")))?;
         self.sandboxes.set(&uid, sandbox);
         // Before the pod runs: an agent that starts again may find nothing else that knows the pod's addresses.
@@ -306,23 +294,36 @@ impl Decider {
 
     async fn del(&self, pod: PodName, container: String, netns: Option<OwnedFd>) {
         let (name, Some(uid)) = identify(pod) else { return };
+        let netns = netns.and_then(|netns| Netns::of_descriptor(netns).ok()).map(|netns| netns.cookie());
         let is_its = match self.sandboxes.container(&uid) {
             Some(known) => known == container,
             // Nobody here knows its sandbox, so this may be an earlier one than the one it runs in.
             None => {
-                let (root, uid) = (self.cgroup_root.clone(), uid.clone());
-                let runs = spawn_blocking(move || runs_elsewhere(&root, &uid, netns)).await;
-                !runs.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+                let moved = look(&self.cgroup_root, &uid, move |cgroup| sys::pod::has_moved(cgroup, netns)).await;
+                !moved.unwrap_or_default()
             }
         };
         if is_its {
-            self.end(name, uid).await;
+            self.end(uid, Record { pod: name, container, addresses: Vec::new(), netns }).await;
         }
     }
 
-    async fn end(&self, name: ObjectName, uid: PodUid) {
+    /// Ends a sandbox that the runtime doesn't list any more, unless it is plain that it is wrong.
+    async fn collect(&self, uid: PodUid, record: Record) {
+        let netns = record.netns;
+        let runs = look(&self.cgroup_root, &uid, move |cgroup| sys::pod::runs_in(cgroup, netns)).await;
+        if runs.unwrap_or(true) {
+            let workload = format!("{}/{}", record.pod.namespace, record.pod.name);
+            tracing::warn!(target: "audit", workload, "the runtime does not list a sandbox that runs: it stays in the mesh");
+            return;
+        }
+        self.end(uid, record).await;
+    }
+
+    async fn end(&self, uid: PodUid, last: Record) {
+        let name = last.pod.clone();
         tracing::debug!(workload = %format_args!("{}/{}", name.namespace, name.name), "sandbox gone");
-        self.sandboxes.end(&uid);
+        self.sandboxes.end(&uid, last);
         if let Err(error) = self.save() {
             tracing::warn!(%error, "a sandbox that is gone can't be struck off");
         }
@@ -370,12 +371,4 @@ impl Decider {
 fn identify(pod: PodName) -> (ObjectName, Option<PodUid>) {
     let uid = pod.uid.as_deref().and_then(PodUid::parse);
     (ObjectName { namespace: pod.namespace, name: pod.name }, uid)
-}
-
-/// Whether processes of a pod run in another namespace than in `given`.
-fn runs_elsewhere(root: &Path, uid: &PodUid, given: Option<OwnedFd>) -> bool {
-    let Ok(Some(cgroup)) = sys::pod::cgroup(root, uid.as_str()) else { return false };
-    let Ok(runs_in) = sys::pod::netns(&cgroup) else { return false };
-    let given = given.and_then(|given| Netns::of_descriptor(given).ok());
-    given.is_none_or(|given| given.cookie() != runs_in.cookie())
 }

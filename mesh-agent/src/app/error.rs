@@ -48,6 +48,15 @@ pub enum RunError {
     /// A CA isn't fit for use.
     #[error(transparent)]
     UnfitCa(#[from] CaError),
+    /// The cluster has had a CA, and its Secret is gone.
+    #[error(
+        "the Secret {namespace}/hauberk-ca is gone, and the cluster still trusts its CA: bring it back, or delete the \
+         ConfigMap hauberk-trust-bundle to begin anew with another"
+    )]
+    LostCa {
+        /// Where it should be.
+        namespace: String,
+    },
     /// The default Mesh can't be read.
     #[error("read {}", path.display())]
     DefaultMesh {

@@ -15,9 +15,10 @@ use crate::model::spiffe::SpiffeId;
 use crate::model::workload::NodeName;
 use crate::signing::{Anchor, Introducer, Introduction, JoinTokenFile, RemoteIssuer};
 
-/// The ConfigMap by which the signing service makes its roots known, and its key.
+/// The ConfigMap by which the signing service makes its roots known, and its keys: the roots, and when each comes and goes.
 pub(super) const TRUST_BUNDLE: &str = "hauberk-trust-bundle";
 pub(super) const TRUST_BUNDLE_KEY: &str = "roots.pem";
+pub(super) const TRUST_TIMES_KEY: &str = "roots.json";
 
 /// Loads the CA whose key the configuration names.
 pub fn embedded(mesh: &Mesh) -> Result<EmbeddedIssuer, RunError> {
@@ -66,6 +67,10 @@ struct ServiceAccount {
 }
 
 impl Introducer for ServiceAccount {
+    fn is_lasting(&self) -> bool {
+        true
+    }
+
     fn introduce(&self) -> BoxFuture<'_, Result<Introduction, IssueError>> {
         Box::pin(async move {
             let unavailable = |error: Box<dyn std::error::Error + Send + Sync>| IssueError::Unavailable(error);

@@ -99,6 +99,8 @@ pub struct Call<'a> {
     pub previous: Option<&'a RawValue>,
     /// For GC: the sandboxes that are left.
     pub valid: Vec<String>,
+    /// What is wrong with the version, if we don't know it. Whom that stops is not said here.
+    pub unsupported: Option<Failure>,
 }
 
 #[derive(Deserialize)]
@@ -109,8 +111,8 @@ struct NetworkConfig<'a> {
     prev_result: Option<&'a RawValue>,
     socket: Option<PathBuf>,
     known: Option<PathBuf>,
-    #[serde(rename = "cni.dev/valid-attachments", default)]
-    valid: Vec<ValidAttachment>,
+    #[serde(rename = "cni.dev/valid-attachments")]
+    valid: Option<Vec<ValidAttachment>>,
 }
 
 #[derive(Deserialize)]
@@ -157,10 +159,10 @@ impl<'a> Call<'a> {
             failure(None, Code::Decode, format!("standard input is no network configuration: {error}"))
         })?;
         let version = config.cni_version.unwrap_or_else(|| "0.1.0".to_owned());
-        if !VERSIONS.contains(&version.as_str()) {
+        let unsupported = (!VERSIONS.contains(&version.as_str())).then(|| {
             let message = format!("the configuration has version {version}; known are {}", VERSIONS.join(", "));
-            return Err(failure(None, Code::Incompatible, message));
-        }
+            failure(None, Code::Incompatible, message)
+        });
         let attachment = match command {
             Command::Add | Command::Check | Command::Del => Some(attachment(command, variable)),
             Command::Gc | Command::Status | Command::Version => None,
@@ -168,12 +170,20 @@ impl<'a> Call<'a> {
         let attachment =
             attachment.transpose().map_err(|message| failure(Some(&version), Code::Environment, message))?;
         if matches!(command, Command::Add | Command::Check) && config.prev_result.is_none() {
+            if let Some(unsupported) = unsupported {
+                return Err(unsupported);
+            }
             let message = "no prevResult: this plugin gives no addresses, it must come after one that does".to_owned();
             return Err(failure(Some(&version), Code::Config, message));
         }
-        let valid = config.valid.into_iter().map(|valid| valid.container).collect();
+        // A list that isn't there is not an empty one, which would end every sandbox.
+        if command == Command::Gc && config.valid.is_none() {
+            let message = "GC without `cni.dev/valid-attachments`: nothing says which sandboxes are left".to_owned();
+            return Err(failure(Some(&version), Code::Config, message));
+        }
+        let valid = config.valid.unwrap_or_default().into_iter().map(|valid| valid.container).collect();
         let (socket, known, previous) = (config.socket, config.known, config.prev_result);
-        Ok(Self { command, version, socket, known, attachment, previous, valid })
+        Ok(Self { command, version, socket, known, attachment, previous, valid, unsupported })
     }
 
     /// The pod's addresses, as the plugins before us gave them.
@@ -310,6 +320,29 @@ mod tests {
     fn the_sandboxes_that_are_left_are_read() {
         let input = r#"{"cniVersion":"1.1.0","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]}"#;
         assert_eq!(Call::read(Command::Gc, &|_| None, input).unwrap().valid, ["a"]);
+        let none = input.replace(r#"{"containerID":"a","ifname":"eth0"}"#, "");
+        assert!(Call::read(Command::Gc, &|_| None, &none).unwrap().valid.is_empty());
+    }
+
+    #[test]
+    fn a_list_of_sandboxes_that_is_missing_is_not_an_empty_one() {
+        let (code, message) = refusal(Command::Gc, &[], r#"{"cniVersion":"1.1.0","name":"n"}"#);
+        assert!(code == Code::Config && message.contains("valid-attachments"), "{message}");
+        assert!(Call::read(Command::Status, &|_| None, r#"{"cniVersion":"1.1.0"}"#).is_ok());
+    }
+
+    #[test]
+    fn a_version_that_is_not_known_is_told_and_the_rest_is_read() {
+        for (version, shown) in
+            [(r#""cniVersion":"2.0.0","#, "2.0.0"), (r#""cniVersion":"0.2.0","#, "0.2.0"), ("", "0.1.0")]
+        {
+            let config = CONFIG.replace(r#""cniVersion":"1.0.0","#, version);
+            let call = Call::read(Command::Add, &environment(&[]), &config).unwrap();
+            let failure = call.unsupported.clone().unwrap();
+            assert!(failure.code == Code::Incompatible && failure.message.contains(shown), "{failure:?}");
+            assert!(call.attachment.is_some_and(|attachment| attachment.pod.is_some()) && call.previous.is_some());
+        }
+        assert_eq!(Call::read(Command::Add, &environment(&[]), CONFIG).unwrap().unsupported, None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::PLUGIN;
+use super::call::VERSIONS;
 
 /// Ends the name of a configuration that we have put aside: no runtime reads it.
 const ASIDE: &str = ".hauberk-aside";
@@ -60,7 +61,12 @@ impl fmt::Display for Step {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct List<'a> {
+    cni_version: Option<String>,
+    /// Others: a runtime takes the newest that it knows.
+    #[serde(default)]
+    cni_versions: Vec<String>,
     #[serde(borrow)]
     plugins: Vec<&'a RawValue>,
 }
@@ -86,13 +92,13 @@ pub fn entry(socket: &str, known: &str) -> String {
 }
 
 /// What puts `entry` into the configuration that runtimes take: the first by name that they can read. It goes out of all
-/// others. Nothing: all is as it should be.
+/// others, and out of that one too if there is an [`obstacle`]. Nothing: all is as it should be, as far as it can be.
 pub fn install(files: &[ConfigFile], entry: &str) -> Vec<Step> {
-    let mut files: Vec<_> = files.iter().filter(|file| !is_outdated(file, files)).collect();
-    files.sort_by(|one, other| one.name.cmp(&other.name));
-    let mut usable = files.into_iter().filter(|file| is_usable(file));
-    let Some(active) = usable.next() else { return Vec::new() };
+    let mut usable = usable(files).into_iter().peekable();
     let mut steps = Vec::new();
+    let Some(active) = usable.next_if(|active| foreign_version(active).is_none()) else {
+        return usable.filter_map(taken_out).collect();
+    };
     if is_list(&active.name) {
         let text = with_entry(&active.text, entry).filter(|text| *text != active.text);
         steps.extend(text.map(|text| Step::Write { name: active.name.clone(), text }));
@@ -100,12 +106,47 @@ pub fn install(files: &[ConfigFile], entry: &str) -> Vec<Step> {
         let list = Step::Write { name: made_of(&active.name), text: list_of(&single, &active.text, entry) };
         steps.extend([list, Step::Rename { from: active.name.clone(), to: active.name.clone() + ASIDE }]);
     }
-    let others = usable.filter(|file| is_list(&file.name));
-    steps.extend(others.filter_map(|file| {
-        let text = without_entry(&file.text)?;
-        Some(Step::Write { name: file.name.clone(), text })
-    }));
+    steps.extend(usable.filter_map(taken_out));
     steps
+}
+
+/// Why the plugin can't be in the chain: in a configuration of a version that it doesn't know it would fail every pod of the
+/// node, those that the cluster and the mesh need too.
+pub fn obstacle(files: &[ConfigFile]) -> Option<String> {
+    let active = *usable(files).first()?;
+    let version = foreign_version(active)?;
+    let known = VERSIONS.join(", ");
+    Some(format!(
+        "{} has {version}; the CNI plugin can be chained into {known}: pods start outside the mesh",
+        active.name
+    ))
+}
+
+/// Those that runtimes can read, in their order.
+fn usable(files: &[ConfigFile]) -> Vec<&ConfigFile> {
+    let mut usable: Vec<_> = files.iter().filter(|file| !is_outdated(file, files) && is_usable(file)).collect();
+    usable.sort_by(|one, other| one.name.cmp(&other.name));
+    usable
+}
+
+fn taken_out(file: &ConfigFile) -> Option<Step> {
+    let text = is_list(&file.name).then(|| without_entry(&file.text)).flatten()?;
+    Some(Step::Write { name: file.name.clone(), text })
+}
+
+/// What of a configuration's version keeps the plugin out.
+fn foreign_version(file: &ConfigFile) -> Option<String> {
+    let (version, others) = if is_list(&file.name) {
+        let list: List<'_> = serde_json::from_str(&file.text).ok()?;
+        (list.cni_version, list.cni_versions)
+    } else {
+        (serde_json::from_str::<Single>(&file.text).ok()?.cni_version, Vec::new())
+    };
+    if version.is_none() && others.is_empty() {
+        return Some("no cniVersion".to_owned());
+    }
+    let foreign = version.into_iter().chain(others).find(|version| !VERSIONS.contains(&version.as_str()))?;
+    Some(format!("cniVersion {foreign}"))
 }
 
 /// What makes the directory as if we had never been there.
@@ -163,7 +204,7 @@ fn without_entry(text: &str) -> Option<String> {
 
 fn list_of(single: &Single, text: &str, entry: &str) -> String {
     let Single { cni_version, name, kind: _ } = single;
-    let (version, name) = (json!(cni_version.as_deref().unwrap_or("0.3.1")), json!(name));
+    let (version, name) = (json!(cni_version), json!(name));
     let text = text.trim();
     format!(
         "{{\n  \"cniVersion\": {version},\n  \"name\": {name},\n  \"plugins\": [\n    {text},\n    {entry}\n  ]\n}}\n"
@@ -304,6 +345,34 @@ mod tests {
         let again = installed(&now);
         assert!(again.iter().any(|file| file.name == "10-a-hauberk.conflist" && file.text.contains("\"new\"")));
         assert_eq!(after(&again, &remove(&again)), [file("10-a.conf", &anew)]);
+    }
+
+    #[test]
+    fn a_version_that_the_plugin_does_not_know_keeps_it_out() {
+        let of = |version: &str| LIST.replace("\"cniVersion\":\"1.0.0\"", version);
+        for (version, said) in [
+            ("\"cniVersion\":\"0.2.0\"", "cniVersion 0.2.0"),
+            ("\"cniVersion\":\"2.0.0\"", "cniVersion 2.0.0"),
+            ("\"cniVersion\":\"\"", "cniVersion "),
+            ("\"v\":1", "no cniVersion"),
+            ("\"cniVersion\":\"1.0.0\", \"cniVersions\":[\"1.1.0\",\"1.2.0\"]", "cniVersion 1.2.0"),
+        ] {
+            let files = [file("10-a.conflist", &of(version)), file("20-b.conflist", LIST)];
+            assert_eq!(install(&files, &ours()), [], "{version}: no runtime would take the second");
+            let why = obstacle(&files).unwrap();
+            assert!(why.contains(&format!("10-a.conflist has {said};")), "{why}");
+            // Somebody has given it another version, and left us in it.
+            let with_us = [file("10-a.conflist", &with_entry(&of(version), &ours()).unwrap())];
+            assert_eq!(after(&with_us, &install(&with_us, &ours())), files[..1]);
+        }
+        let several = of("\"cniVersions\":[\"0.4.0\",\"1.0.0\"]");
+        for good in [LIST, &several] {
+            let files = [file("10-a.conflist", good)];
+            assert!(obstacle(&files).is_none() && install(&files, &ours()).len() == 1);
+        }
+        let single = file("10-a.conf", &SINGLE.replace("\"cniVersion\":\"0.3.1\",", ""));
+        assert!(obstacle(std::slice::from_ref(&single)).is_some() && install(&[single], &ours()).is_empty());
+        assert_eq!(obstacle(&[]), None);
     }
 
     #[test]

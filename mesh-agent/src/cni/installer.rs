@@ -23,6 +23,12 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The plugin is this program.
 const OWN: &str = "/proc/self/exe";
 
+/// What is said until it has been looked at.
+pub const UNSETTLED: &str = "the CNI configuration has not been looked at yet, or changes";
+
+/// What is said before another plugin has a configuration to be chained to.
+const NOWHERE: &str = "there is no network configuration on this node yet";
+
 /// The installer's task.
 #[derive(Debug)]
 pub struct Installer {
@@ -31,18 +37,27 @@ pub struct Installer {
     entry: String,
     binary: Option<Look>,
     seen: Vec<ConfigFile>,
+    is_settled: bool,
     said: Option<String>,
+}
+
+/// What others see of the installer.
+#[derive(Debug)]
+pub struct Seen {
+    /// Whether the plugin is off the node, as it was asked.
+    pub left: watch::Sender<bool>,
+    /// Why the plugin isn't as it should be; `None`: it is.
+    pub trouble: watch::Sender<Option<String>>,
 }
 
 impl Installer {
     /// Will keep the plugin in `plugins` and `entry` (`conflist::entry`) in the configuration.
     pub fn new(plugins: PathBuf, configuration: PathBuf, entry: String) -> Self {
-        Self { plugins, configuration, entry, binary: None, seen: Vec::new(), said: None }
+        Self { plugins, configuration, entry, binary: None, seen: Vec::new(), is_settled: false, said: None }
     }
 
-    /// Looks and puts right, for ever; while `leave` says so, it takes the plugin off the node instead, and tells `left` once
-    /// that is done.
-    pub async fn run(mut self, mut leave: watch::Receiver<bool>, left: watch::Sender<bool>) -> Infallible {
+    /// Looks and puts right, for ever; while `leave` says so, it takes the plugin off the node instead.
+    pub async fn run(mut self, mut leave: watch::Receiver<bool>, others: Seen) -> Infallible {
         loop {
             let leaves = *leave.borrow_and_update();
             // Never cut off: what it does must not come after what is done next.
@@ -53,8 +68,14 @@ impl Installer {
             let (installer, outcome) = look.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
             self = installer;
             let has_left = leaves && outcome.is_ok();
-            left.send_if_modified(|known| std::mem::replace(known, has_left) != has_left);
+            others.left.send_if_modified(|known| std::mem::replace(known, has_left) != has_left);
             self.report(outcome);
+            let trouble = self.said.clone().or_else(|| (!leaves && !self.is_settled).then(|| UNSETTLED.to_owned()));
+            others.trouble.send_if_modified(|known| {
+                let is_news = *known != trouble;
+                *known = trouble;
+                is_news
+            });
             tokio::select! {
                 () = sleep(LOOK) => {}
                 Ok(()) = leave.changed() => {}
@@ -98,20 +119,28 @@ impl Installer {
             self.binary = Some(Look::at(&path)?);
         }
         let files = read(&self.configuration)?;
-        if files != self.seen {
+        self.is_settled = files == self.seen;
+        if !self.is_settled {
             self.seen = files;
             return Ok(Vec::new());
         }
         let steps = conflist::install(&files, &self.entry);
-        take(&self.configuration, &steps)?;
-        Ok(steps)
+        take(&self.configuration, &steps, &files)?;
+        // What was changed is looked at again before anybody is told.
+        match conflist::obstacle(&files) {
+            _ if !steps.is_empty() => Ok(steps),
+            Some(obstacle) => Err(io::Error::other(obstacle)),
+            None if conflist::remove(&files).is_empty() => Err(io::Error::other(NOWHERE)),
+            None => Ok(steps),
+        }
     }
 }
 
 /// Takes the plugin off the node: out of the configuration first, then its file.
 pub fn uninstall(plugins: &Path, configuration: &Path) -> io::Result<Vec<Step>> {
-    let steps = conflist::remove(&read(configuration)?);
-    take(configuration, &steps)?;
+    let files = read(configuration)?;
+    let steps = conflist::remove(&files);
+    take(configuration, &steps, &files)?;
     file::remove(&plugins.join(PLUGIN))?;
     Ok(steps)
 }
@@ -144,16 +173,27 @@ pub fn read(directory: &Path) -> io::Result<Vec<ConfigFile>> {
     Ok(files)
 }
 
-fn take(directory: &Path, steps: &[Step]) -> io::Result<()> {
+/// Takes the steps that these files have led to. An error where somebody else has changed one of them meanwhile: what they
+/// have written stays, and leads to other steps.
+fn take(directory: &Path, steps: &[Step], files: &[ConfigFile]) -> io::Result<()> {
     for step in steps {
-        match step {
+        let read = |name: &str| files.iter().find(|file| file.name == name).map(|file| file.text.as_bytes());
+        let is_as_read = |name: &str| Ok::<_, io::Error>(Some(&fs::read(directory.join(name))?[..]) == read(name));
+        let taken = match step {
             Step::Write { name, text } => {
                 let path = directory.join(name);
                 let mode = fs::metadata(&path).map_or(0o644, |found| found.permissions().mode() & 0o777);
-                file::replace(&path, mode, text.as_bytes())?;
+                file::replace_if(&path, mode, text.as_bytes(), read(name))?
             }
-            Step::Rename { from, to } => fs::rename(directory.join(from), directory.join(to))?,
-            Step::Remove { name } => fs::remove_file(directory.join(name))?,
+            Step::Rename { from, to } => {
+                is_as_read(from)? && fs::rename(directory.join(from), directory.join(to)).map(|()| true)?
+            }
+            Step::Remove { name } => is_as_read(name)? && fs::remove_file(directory.join(name)).map(|()| true)?,
+        };
+        if !taken {
+            return Err(io::Error::other(format!(
+                "somebody else changes the network configuration: {step} is not done"
+            )));
         }
     }
     Ok(())
@@ -203,6 +243,14 @@ mod tests {
             installer.look().unwrap();
             assert_eq!(installer.look().unwrap(), []);
         }
+        fs::write(&list, LIST.replace("1.0.0", "0.2.0")).unwrap();
+        installer.look().unwrap();
+        let error = installer.look().unwrap_err().to_string();
+        assert!(error.contains("10-a.conflist has cniVersion 0.2.0"), "{error}");
+        fs::write(&list, LIST.replace("\"n\"", "\"other\"")).unwrap();
+        for _ in 0..2 {
+            installer.look().unwrap();
+        }
         let own = fs::read(OWN).unwrap();
         let plugin = plugins.join(PLUGIN);
         assert!(fs::read(&plugin).unwrap() == own);
@@ -213,5 +261,30 @@ mod tests {
         assert_eq!(fs::read_to_string(&list).unwrap(), LIST.replace("\"n\"", "\"other\""));
         assert_eq!([&plugins, &configuration].map(|directory| fs::read_dir(directory).unwrap().count()), [0, 1]);
         uninstall(&plugins, &configuration).unwrap();
+    }
+    #[test]
+    fn what_another_writes_between_our_look_and_our_step_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let configuration = directory.path();
+        let list = configuration.join("10-a.conflist");
+        let of = |name: &str| LIST.replace("\"n\"", &format!("\"{name}\""));
+        fs::write(&list, of("n")).unwrap();
+        let files = read(configuration).unwrap();
+        let steps = conflist::install(&files, &conflist::entry("/s", "/k"));
+        fs::write(&list, of("quicker")).unwrap();
+        assert!(take(configuration, &steps, &files).is_err());
+        assert_eq!(fs::read_to_string(&list).unwrap(), of("quicker"));
+        fs::remove_file(&list).unwrap();
+        assert!(take(configuration, &steps, &files).is_err());
+        assert_eq!(fs::read_dir(configuration).unwrap().count(), 0, "what was removed stays so");
+        // The same of a single configuration, which would be put aside.
+        let single = configuration.join("10-a.conf");
+        let text = r#"{"cniVersion":"1.0.0","name":"n","type":"bridge"}"#;
+        fs::write(&single, text).unwrap();
+        let files = read(configuration).unwrap();
+        let steps = conflist::install(&files, &conflist::entry("/s", "/k"));
+        fs::write(&single, text.replace("bridge", "other")).unwrap();
+        assert!(take(configuration, &steps, &files).is_err());
+        assert!(fs::read_to_string(&single).unwrap().contains("other"));
     }
 }

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::cluster::SYSTEM_NAMESPACE;
 use crate::sys::file;
 
+/// The namespace of the mesh's own parts, as the manifests have it.
+const USUAL_OWN: &str = "hauberk-system";
+
 /// Namespaces, as the agent saw them last.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Known {
@@ -18,9 +21,17 @@ pub struct Known {
     pub enrolled: BTreeSet<String>,
     /// That of the mesh's own parts.
     pub own: String,
+    /// Whether there is a file that can't be read: then any namespace may be enrolled.
+    #[serde(skip)]
+    pub is_lost: bool,
 }
 
 impl Known {
+    /// What is known if there is a file, and it can't be read.
+    pub fn lost() -> Self {
+        Self { enrolled: BTreeSet::new(), own: USUAL_OWN.to_owned(), is_lost: true }
+    }
+
     /// Reads it; nothing known where there is no file.
     pub fn read(path: &Path) -> io::Result<Self> {
         match std::fs::read(path) {
@@ -45,7 +56,7 @@ impl Known {
 
     /// Whether a pod of a namespace must not start without an agent.
     pub fn holds_up(&self, namespace: &str) -> bool {
-        self.enrolled.contains(namespace) && !self.is_system(namespace)
+        (self.is_lost || self.enrolled.contains(namespace)) && !self.is_system(namespace)
     }
 }
 
@@ -59,7 +70,7 @@ mod tests {
         let path = directory.path().join("new/known.json");
         assert_eq!(Known::read(&path).unwrap(), Known::default());
         let enrolled = ["shop", SYSTEM_NAMESPACE, "hauberk-system"].map(str::to_owned).into();
-        let known = Known { enrolled, own: "hauberk-system".to_owned() };
+        let known = Known { enrolled, own: "hauberk-system".to_owned(), is_lost: false };
         known.write(&path).unwrap();
         let read = Known::read(&path).unwrap();
         assert_eq!(read, known);
@@ -67,5 +78,7 @@ mod tests {
         assert_eq!(held, [true, false, false, false]);
         std::fs::write(&path, "{").unwrap();
         assert!(Known::read(&path).is_err());
+        let held = ["shop", "plain", SYSTEM_NAMESPACE, "hauberk-system"].map(|name| Known::lost().holds_up(name));
+        assert_eq!(held, [true, true, false, false], "any may be enrolled");
     }
 }

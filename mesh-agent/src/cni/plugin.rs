@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -62,12 +63,21 @@ fn answer() -> Result<String, Failure> {
     let call = Call::read(command, &variable, &input)?;
     let socket = call.socket.clone().unwrap_or_else(|| SOCKET.into());
     let known = Known::read(call.known.as_deref().unwrap_or(Path::new(KNOWN)));
-    let known = known.inspect_err(|error| note(&format!("what is known of namespaces can't be read: {error}")));
-    let agent = Agent { socket, known: known.unwrap_or_default() };
+    let known = known.unwrap_or_else(|error| {
+        note(&format!("what is known of namespaces can't be read: {error}"));
+        Known::lost()
+    });
+    let agent = Agent { socket, known };
     match &call.attachment {
         Some(attachment) => agent.attached(&call, attachment),
         None => agent.unattached(&call),
     }
+}
+
+/// What the agent gets with a request.
+struct Handed {
+    netns: Option<File>,
+    addresses: Vec<IpAddr>,
 }
 
 /// The node's agent, as the plugin sees it.
@@ -79,13 +89,15 @@ struct Agent {
 impl Agent {
     /// ADD, CHECK and DEL.
     fn attached(&self, call: &Call<'_>, attachment: &Attachment) -> Result<String, Failure> {
-        let addresses = call.addresses();
         let result = match call.command {
             Command::Add => call.previous.map(|previous| previous.get().to_owned()).unwrap_or_default(),
             _ => String::new(),
         };
-        let Some(pod) = attachment.pod.clone() else { return Ok(result) };
         let container = attachment.container.clone();
+        let Some(pod) = attachment.pod.clone() else {
+            let refused = call.unsupported.clone().filter(|_| call.command != Command::Del);
+            return refused.map_or(Ok(result), Err);
+        };
         if call.command == Command::Del {
             let netns = attachment.netns.as_ref().and_then(|path| File::open(path).ok());
             let request = Request::Del { pod, container };
@@ -98,15 +110,12 @@ impl Agent {
         if self.known.is_system(&pod.namespace) {
             return Ok(result);
         }
-        let path = attachment.netns.clone().unwrap_or_default();
-        let netns = File::open(&path).map_err(|error| {
-            call.failure(Code::Io, format!("open the network namespace {}: {error}", path.display()))
-        })?;
+        let handed = self.handed(call, attachment, &pod)?;
         let request = match call.command {
-            Command::Add => Request::Add { pod: pod.clone(), container, addresses: addresses? },
+            Command::Add => Request::Add { pod: pod.clone(), container, addresses: handed.addresses },
             _ => Request::Check { pod: pod.clone(), container },
         };
-        match ask(&self.socket, &request, Some(netns.as_fd()), LIMIT) {
+        match ask(&self.socket, &request, handed.netns.as_ref().map(|netns| netns.as_fd()), LIMIT) {
             Ok(Reply::Done) => Ok(result),
             Ok(Reply::Failed { message, again }) => {
                 Err(call.failure(if again { Code::TryAgain } else { Code::Internal }, message))
@@ -116,6 +125,23 @@ impl Agent {
                 Some(message) => Err(call.failure(Code::TryAgain, message)),
             },
         }
+    }
+
+    /// What the agent gets of a pod. What is missing stops a pod here only if it is known to be enrolled. Of another the
+    /// agent gets what there is: it lets go those that aren't its own, and nobody else must fail for our trouble.
+    fn handed(&self, call: &Call<'_>, attachment: &Attachment, pod: &PodName) -> Result<Handed, Failure> {
+        let path = attachment.netns.clone().unwrap_or_default();
+        let netns = File::open(&path)
+            .map_err(|error| call.failure(Code::Io, format!("open the network namespace {}: {error}", path.display())));
+        let (supported, addresses) = (call.unsupported.clone().map_or(Ok(()), Err), call.addresses());
+        let trouble = [supported.as_ref().err(), netns.as_ref().err(), addresses.as_ref().err()];
+        for trouble in trouble.into_iter().flatten() {
+            if self.known.holds_up(&pod.namespace) {
+                return Err(trouble.clone());
+            }
+            note(&trouble.message);
+        }
+        Ok(Handed { netns: netns.ok(), addresses: addresses.unwrap_or_default() })
     }
 
     /// Why a pod can't start while nobody answers.
@@ -149,4 +175,55 @@ impl Agent {
 /// For the runtime's log; whether anybody reads it changes nothing.
 fn note(text: &str) {
     drop(writeln!(io::stderr(), "{PLUGIN}: {text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &str = r#"{"enrolled":["shop"],"own":"hauberk-system"}"#;
+    const ADDRESS: &str = r#"{"address":"10.1.2.3/24"}"#;
+
+    /// What becomes of a pod's ADD where no agent answers.
+    fn add(namespace: &str, version: &str, address: &str, netns: &str, known: &Known) -> Result<String, Failure> {
+        let agent = Agent { socket: "/nonexistent/cni.sock".into(), known: known.clone() };
+        let input = format!(r#"{{{version}"name":"n","prevResult":{{"ips":[{address}]}}}}"#);
+        let arguments = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME=p;K8S_POD_UID=u-1");
+        let variable = |name: &str| match name {
+            "CNI_CONTAINERID" | "CNI_IFNAME" => Some("c".to_owned()),
+            "CNI_NETNS" => Some(netns.to_owned()),
+            "CNI_ARGS" => Some(arguments.clone()),
+            _ => None,
+        };
+        let call = Call::read(Command::Add, &variable, &input)?;
+        agent.attached(&call, call.attachment.as_ref().unwrap())
+    }
+
+    #[test]
+    fn our_own_trouble_stops_only_pods_that_are_known_to_be_enrolled() {
+        let known: Known = serde_json::from_str(KNOWN).unwrap();
+        let (good, netns) = (r#""cniVersion":"1.0.0","#, "/proc/self/ns/net");
+        for (version, address, netns, code) in [
+            (r#""cniVersion":"0.2.0","#, ADDRESS, netns, Code::Incompatible),
+            (r#""cniVersion":"2.0.0","#, ADDRESS, netns, Code::Incompatible),
+            ("", ADDRESS, netns, Code::Incompatible),
+            (good, ADDRESS, "/nonexistent/netns", Code::Io),
+            (good, r#"{"address":"strange"}"#, netns, Code::Decode),
+            (good, ADDRESS, netns, Code::TryAgain),
+        ] {
+            let failure = add("shop", version, address, netns, &known).unwrap_err();
+            assert_eq!(failure.code, code, "{failure:?}");
+            for namespace in ["plain", "kube-system", "hauberk-system"] {
+                let result = add(namespace, version, address, netns, &known).unwrap();
+                assert_eq!(result, format!(r#"{{"ips":[{address}]}}"#), "what came before us goes on");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_any_more_may_be_enrolled() {
+        let add = |namespace| add(namespace, r#""cniVersion":"1.0.0","#, ADDRESS, "/proc/self/ns/net", &Known::lost());
+        assert_eq!(add("plain").unwrap_err().code, Code::TryAgain);
+        assert!(add("kube-system").is_ok() && add("hauberk-system").is_ok());
+    }
 }

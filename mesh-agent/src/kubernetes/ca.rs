@@ -24,6 +24,13 @@ pub struct CaSecret {
     pub roots: Option<String>,
 }
 
+impl CaSecret {
+    /// One with nothing in it.
+    pub(crate) fn empty() -> Self {
+        Self { certificates: String::new(), key: Zeroizing::default(), roots: None }
+    }
+}
+
 impl Kubernetes {
     /// The CA of this Secret of ours; `None`: there is none.
     pub async fn ca_secret(&self, name: &str) -> Result<Option<CaSecret>, KubernetesError> {

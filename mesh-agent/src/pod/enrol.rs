@@ -97,13 +97,20 @@ pub(super) struct Place {
     pub(super) cgroup: Cgroup,
 }
 
-/// Finds a workload's namespace and cgroup: those that its document names, or those of its pod below `root`. `handed` is
-/// the pod's namespace if it was handed over.
+/// What is known of the namespace of a pod that was handed over.
+pub(super) enum Handed {
+    /// It is open.
+    Open(Arc<OwnedFd>),
+    /// An earlier agent had it: its cookie.
+    Known(u64),
+}
+
+/// Finds a workload's namespace and cgroup: those that its document names, or those of its pod below `root`.
 pub(super) fn locate(
     mount: &Path,
     root: &Path,
     workload: &Workload,
-    handed: Option<Arc<OwnedFd>>,
+    handed: Option<Handed>,
 ) -> Result<Place, PodError> {
     let (netns, cgroup) = match &workload.pod {
         Some(pod) => {
@@ -111,8 +118,9 @@ pub(super) fn locate(
             let path = sys::pod::cgroup(root, pod.as_str()).map_err(lost)?;
             let path = path.ok_or_else(|| lost(io::Error::new(io::ErrorKind::NotFound, "it has no cgroup")))?;
             let netns = match handed {
-                Some(handed) => handed.try_clone().and_then(Netns::of_descriptor),
-                None => sys::pod::netns(&path),
+                Some(Handed::Open(handed)) => handed.try_clone().and_then(Netns::of_descriptor),
+                Some(Handed::Known(cookie)) => sys::pod::netns(&path, Some(cookie)),
+                None => sys::pod::netns(&path, None),
             };
             (netns.map_err(lost)?, Some(path))
         }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::enrol::Handed;
 use crate::model::cluster::{ObjectName, SandboxState};
 use crate::model::workload::PodUid;
 use crate::sys::netns::Netns;
@@ -16,8 +17,8 @@ use crate::sys::netns::Netns;
 #[derive(Clone, Debug)]
 pub struct Sandbox {
     record: Record,
-    /// With its cookie; `None`: it was handed to an earlier agent.
-    netns: Option<(Arc<OwnedFd>, u64)>,
+    /// `None`: it was handed to an earlier agent.
+    netns: Option<Arc<OwnedFd>>,
     is_held: bool,
 }
 
@@ -31,13 +32,15 @@ pub struct Record {
     pub container: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The cookie of its network namespace, by which it is found among what its processes make; `None`: nobody knows.
+    pub netns: Option<u64>,
 }
 
 impl Sandbox {
     /// One that is handed over now; an error if `netns` is no network namespace.
     pub fn new(record: Record, netns: OwnedFd) -> io::Result<Self> {
         let cookie = Netns::of_descriptor(netns.try_clone()?)?.cookie();
-        Ok(Self { record, netns: Some((Arc::new(netns), cookie)), is_held: false })
+        Ok(Self { record: Record { netns: Some(cookie), ..record }, netns: Some(Arc::new(netns)), is_held: false })
     }
 
     /// One that was handed to an earlier agent.
@@ -47,17 +50,24 @@ impl Sandbox {
 
     /// Whether it is in this namespace, as far as this agent knows.
     fn is_in(&self, cookie: u64) -> bool {
-        self.netns.as_ref().is_none_or(|(_, own)| *own == cookie)
+        self.record.netns.is_none_or(|own| own == cookie)
     }
 }
 
 /// The sandboxes of this node. Clones share. The states change under the lock, so that they agree with the rest.
 #[derive(Clone, Debug)]
 pub struct Sandboxes {
-    all: Arc<Mutex<HashMap<PodUid, Sandbox>>>,
+    all: Arc<Mutex<All>>,
     states: watch::Sender<HashMap<PodUid, SandboxState>>,
     seen: watch::Receiver<HashMap<PodUid, SandboxState>>,
     held: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct All {
+    running: HashMap<PodUid, Sandbox>,
+    /// The last sandboxes of pods that have ended.
+    ended: HashMap<PodUid, Record>,
 }
 
 impl Default for Sandboxes {
@@ -77,54 +87,85 @@ impl Sandboxes {
     pub fn set(&self, uid: &PodUid, sandbox: Sandbox) {
         let state = SandboxState::Runs(sandbox.record.addresses.clone());
         let mut all = self.lock();
-        all.insert(uid.clone(), sandbox);
+        all.ended.remove(uid);
+        all.running.insert(uid.clone(), sandbox);
         self.states.send_modify(|known| drop(known.insert(uid.clone(), state)));
         drop(all);
         self.held.send_replace(());
     }
 
-    /// A pod's sandbox is gone, and the pod with it, whatever anybody else still says.
-    pub fn end(&self, uid: &PodUid) {
+    /// A pod's sandbox is gone, and the pod with it, whatever anybody else still says. `last` is what is known of the
+    /// sandbox by who says so.
+    pub fn end(&self, uid: &PodUid, last: Record) {
         let mut all = self.lock();
-        all.remove(uid);
+        let known = all.running.remove(uid).map(|sandbox| sandbox.record);
+        let netns = known.as_ref().and_then(|known| known.netns).or(last.netns);
+        all.ended.insert(uid.clone(), Record { netns, ..known.unwrap_or(last) });
         self.states.send_modify(|known| drop(known.insert(uid.clone(), SandboxState::Ended)));
         drop(all);
         self.held.send_replace(());
     }
 
+    /// The sandboxes that were handed to this agent, with their namespaces.
+    pub fn handed_over(&self) -> Vec<(PodUid, Record, Arc<OwnedFd>)> {
+        let all = self.lock();
+        let open = |(uid, sandbox): (&PodUid, &Sandbox)| {
+            Some((uid.clone(), sandbox.record.clone(), Arc::clone(sandbox.netns.as_ref()?)))
+        };
+        all.running.iter().filter_map(open).collect()
+    }
+
+    /// The pods that have ended, with their last sandboxes.
+    pub fn ended(&self) -> Vec<(PodUid, Record)> {
+        self.lock().ended.iter().map(|(uid, last)| (uid.clone(), last.clone())).collect()
+    }
+
+    /// A pod that ended with the sandbox `last` goes on to be what others say of it: it has got another sandbox that nobody
+    /// has handed over. Returns whether it had ended so.
+    pub fn revive(&self, uid: &PodUid, last: &Record) -> bool {
+        let mut all = self.lock();
+        let is_last = all.ended.get(uid) == Some(last);
+        if is_last {
+            all.ended.remove(uid);
+            self.states.send_modify(|known| drop(known.remove(uid)));
+        }
+        is_last
+    }
+
     /// Forgets that a pod has ended, or that an earlier agent knew it: nobody says any more that there is one.
     pub fn forget(&self, uid: &PodUid) {
         let mut all = self.lock();
-        match all.get(uid) {
+        match all.running.get(uid) {
             Some(sandbox) if sandbox.netns.is_some() => return,
-            _ => drop(all.remove(uid)),
+            _ => drop(all.running.remove(uid)),
         }
+        all.ended.remove(uid);
         self.states.send_if_modified(|known| known.remove(uid).is_some());
     }
 
     /// Forgets the sandbox `container` of a pod that goes on to be what others say of it.
     pub fn remove(&self, uid: &PodUid, container: &str) {
         let mut all = self.lock();
-        if all.get(uid).is_some_and(|sandbox| sandbox.record.container == container) {
-            all.remove(uid);
+        if all.running.get(uid).is_some_and(|sandbox| sandbox.record.container == container) {
+            all.running.remove(uid);
             self.states.send_modify(|known| drop(known.remove(uid)));
         }
     }
 
     /// A pod's sandbox, as the runtime calls it.
     pub fn container(&self, uid: &PodUid) -> Option<String> {
-        self.lock().get(uid).map(|sandbox| sandbox.record.container.clone())
+        self.lock().running.get(uid).map(|sandbox| sandbox.record.container.clone())
     }
 
     /// All pods with their sandboxes.
     pub fn records(&self) -> Vec<(PodUid, Record)> {
-        self.lock().iter().map(|(uid, sandbox)| (uid.clone(), sandbox.record.clone())).collect()
+        self.lock().running.iter().map(|(uid, sandbox)| (uid.clone(), sandbox.record.clone())).collect()
     }
 
     /// Whether the kernel holds the connections of a pod's sandbox `container`; `None`: it is not the pod's.
     pub fn is_held(&self, uid: &PodUid, container: &str) -> Option<bool> {
         let all = self.lock();
-        all.get(uid).filter(|sandbox| sandbox.record.container == container).map(|sandbox| sandbox.is_held)
+        all.running.get(uid).filter(|sandbox| sandbox.record.container == container).map(|sandbox| sandbox.is_held)
     }
 
     /// Waits until it does, or until it is not the pod's; returns which.
@@ -157,27 +198,30 @@ impl Sandboxes {
         }
     }
 
-    /// The namespace of a pod.
-    pub(super) fn netns(&self, uid: &PodUid) -> Option<Arc<OwnedFd>> {
-        self.lock().get(uid)?.netns.as_ref().map(|(netns, _)| Arc::clone(netns))
+    /// The namespace of a pod, as far as it is known.
+    pub(super) fn netns(&self, uid: &PodUid) -> Option<Handed> {
+        let all = self.lock();
+        let sandbox = all.running.get(uid)?;
+        let open = sandbox.netns.as_ref().map(|netns| Handed::Open(Arc::clone(netns)));
+        open.or(sandbox.record.netns.map(Handed::Known))
     }
 
     /// Whether a pod was handed over in another namespace than this one.
     pub(super) fn is_elsewhere(&self, uid: &PodUid, cookie: u64) -> bool {
-        self.lock().get(uid).is_some_and(|sandbox| !sandbox.is_in(cookie))
+        self.lock().running.get(uid).is_some_and(|sandbox| !sandbox.is_in(cookie))
     }
 
     /// The kernel holds a pod's connections in this namespace.
     pub(super) fn set_held(&self, uid: &PodUid, cookie: u64) {
         let mut all = self.lock();
-        if let Some(sandbox) = all.get_mut(uid).filter(|sandbox| sandbox.is_in(cookie) && !sandbox.is_held) {
+        if let Some(sandbox) = all.running.get_mut(uid).filter(|sandbox| sandbox.is_in(cookie) && !sandbox.is_held) {
             sandbox.is_held = true;
             drop(all);
             self.held.send_replace(());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, Sandbox>> {
+    fn lock(&self) -> MutexGuard<'_, All> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -188,12 +232,13 @@ mod tests {
 
     fn record(container: &str) -> Record {
         let pod = ObjectName { namespace: "shop".to_owned(), name: "web".to_owned() };
-        Record { pod, container: container.to_owned(), addresses: Vec::new() }
+        Record { pod, container: container.to_owned(), addresses: Vec::new(), netns: None }
     }
 
     fn sandbox(container: &str) -> Sandbox {
         let netns = Arc::new(OwnedFd::from(tempfile::tempfile().unwrap()));
-        Sandbox { netns: Some((netns, 7)), ..Sandbox::recorded(record(container)) }
+        let record = Record { netns: Some(7), ..record(container) };
+        Sandbox { netns: Some(netns), ..Sandbox::recorded(record) }
     }
 
     #[tokio::test]
@@ -223,13 +268,33 @@ mod tests {
         sandboxes.set(&uid, sandbox("one"));
         sandboxes.remove(&uid, "two");
         assert_eq!(state(&sandboxes), Some(SandboxState::Runs(Vec::new())));
-        sandboxes.end(&uid);
+        sandboxes.end(&uid, record("one"));
         assert_eq!((state(&sandboxes), sandboxes.container(&uid)), (Some(SandboxState::Ended), None));
         sandboxes.forget(&uid);
         assert_eq!(state(&sandboxes), None);
         sandboxes.set(&uid, sandbox("two"));
         sandboxes.forget(&uid);
         assert_eq!(state(&sandboxes), Some(SandboxState::Runs(Vec::new())), "it runs again");
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_and_got_another_sandbox_is_what_others_say() {
+        let sandboxes = Sandboxes::default();
+        let uid = PodUid::parse("u-1").unwrap();
+        let state = |sandboxes: &Sandboxes| sandboxes.states().borrow().get(&uid).cloned();
+        sandboxes.set(&uid, sandbox("one"));
+        sandboxes.end(&uid, record("one"));
+        let last = Record { netns: Some(7), ..record("one") };
+        assert_eq!(sandboxes.ended(), [(uid.clone(), last.clone())], "its namespace is known from ADD");
+        assert!(!sandboxes.revive(&uid, &Record { netns: Some(8), ..record("one") }));
+        assert_eq!(state(&sandboxes), Some(SandboxState::Ended));
+        assert!(sandboxes.revive(&uid, &last));
+        assert_eq!((state(&sandboxes), sandboxes.ended()), (None, Vec::new()));
+        // Its ADD has come after all.
+        sandboxes.end(&uid, last.clone());
+        sandboxes.set(&uid, sandbox("two"));
+        assert!(!sandboxes.revive(&uid, &last) && sandboxes.ended().is_empty());
+        assert_eq!(state(&sandboxes), Some(SandboxState::Runs(Vec::new())));
     }
 
     #[test]
@@ -243,5 +308,8 @@ mod tests {
         assert_eq!(sandboxes.records(), [(uid.clone(), record("one"))]);
         sandboxes.forget(&uid);
         assert_eq!((sandboxes.records(), sandboxes.states().borrow().len()), (Vec::new(), 0));
+        sandboxes.set(&uid, Sandbox::recorded(Record { netns: Some(7), ..record("one") }));
+        assert!(matches!(sandboxes.netns(&uid), Some(Handed::Known(7))));
+        assert!(sandboxes.is_elsewhere(&uid, 5) && !sandboxes.is_elsewhere(&uid, 7));
     }
 }

@@ -1,7 +1,8 @@
 //! The remote issuer: an agent's side of the signing API.
 //!
-//! It is introduced when it has no node identity, renews that identity from half of its life, and learns of new roots
-//! by asking. The node's key is in memory only: after a restart the agent is introduced again.
+//! It is introduced when it has no node identity, and from half of that identity's life on again, or renews it where a token is
+//! good only once. It learns of new roots by asking. The node's key is in memory only: after a restart the agent is introduced
+//! again.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +46,9 @@ pub enum Anchor {
 
 /// Introduces an agent to its issuer.
 pub trait Introducer: Send + Sync {
+    /// Whether it can be done again and again: then nobody renews an identity without it.
+    fn is_lasting(&self) -> bool;
+
     /// Where the issuer is now, and what to show it.
     fn introduce(&self) -> BoxFuture<'_, Result<Introduction, IssueError>>;
 }
@@ -58,6 +62,10 @@ pub struct JoinTokenFile {
 }
 
 impl Introducer for JoinTokenFile {
+    fn is_lasting(&self) -> bool {
+        false
+    }
+
     fn introduce(&self) -> BoxFuture<'_, Result<Introduction, IssueError>> {
         Box::pin(async move {
             let text = std::fs::read_to_string(&self.path)
@@ -111,15 +119,16 @@ impl RemoteIssuer {
         let mut joined = self.joined.lock().await;
         let signer = self.trust.borrow().signer.clone();
         let held = joined.clone().filter(|joined| joined.svid.is_valid_at(now));
+        let joins = held.is_none() || self.introducer.is_lasting();
         let renewed = match &held {
             Some(held) if now < half_life(&held.svid) && held.signer == signer => return Ok(Arc::clone(&held.svid)),
-            Some(held) => self.obtain(&held.svid, &self.node).await,
-            None => self.join().await,
+            Some(held) if !joins => self.obtain(&held.svid, &self.node).await,
+            _ => self.join().await,
         };
         match (renewed, held) {
-            (Ok((key, issued)), held) => {
+            (Ok((key, issued)), _) => {
                 let svid = Arc::new(issued.into_svid(&self.node, &key));
-                let signer = if held.is_some() { signer } else { self.trust.borrow().signer.clone() };
+                let signer = if joins { self.trust.borrow().signer.clone() } else { signer };
                 *joined = Some(Joined { svid: Arc::clone(&svid), signer });
                 Ok(svid)
             }

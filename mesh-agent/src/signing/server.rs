@@ -1,6 +1,7 @@
 //! The sockets of the signing API: TLS, HTTP, bounds on what a stranger may take.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -22,7 +23,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::journal::JournalError;
-use super::service::{Service, ServiceError};
+use super::service::{Admission, Service, ServiceError};
+use super::turns::Turns;
 use super::wire::{JOIN, Refusal, SVID, TRUST, TrustAnswer};
 use crate::config::MeshConfig;
 use crate::identity::{EmbeddedIssuer, IssueError, Issuer as _, SecretKey};
@@ -47,6 +49,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 struct Caller(Option<SpiffeId>);
 
+/// Where the caller is, for all that can be seen.
+#[derive(Clone, Copy, Debug)]
+struct From(IpAddr);
+
 /// Why the service can't show who it is.
 #[derive(Debug, thiserror::Error)]
 enum ServerError {
@@ -64,6 +70,7 @@ pub type Reviewer = Box<dyn Fn(String) -> BoxFuture<'static, Result<String, Stri
 /// The service, ready to run.
 pub struct SigningServer {
     reviewer: Option<Reviewer>,
+    turns: Turns,
     service: Service,
     id: SpiffeId,
     config: Mutex<Option<Made>>,
@@ -86,8 +93,9 @@ impl SigningServer {
         reviewer: Option<Reviewer>,
     ) -> Result<Arc<Self>, JournalError> {
         let id = SpiffeId::of_issuer(&config.mesh.trust_domain);
-        let service = Service::new(issuer, journal, config)?;
-        Ok(Arc::new(Self { reviewer, service, id, config: Mutex::default() }))
+        let admission = if reviewer.is_some() { Admission::Reviewed } else { Admission::JoinTokens };
+        let service = Service::new(issuer, admission, journal, config)?;
+        Ok(Arc::new(Self { reviewer, turns: Turns::default(), service, id, config: Mutex::default() }))
     }
 
     /// Takes new documents.
@@ -125,7 +133,7 @@ impl SigningServer {
                 Ok((stream, from)) => {
                     let server = Arc::clone(&self);
                     connections.spawn(async move {
-                        match timeout(TIME_LIMIT, server.serve(stream)).await {
+                        match timeout(TIME_LIMIT, server.serve(stream, from.ip())).await {
                             Ok(Ok(())) => {}
                             Ok(Err(error)) => tracing::debug!(error, src.addr = %from, "connection failed"),
                             Err(_elapsed) => tracing::debug!(src.addr = %from, "connection took too long"),
@@ -141,14 +149,18 @@ impl SigningServer {
         }
     }
 
-    async fn serve(self: &Arc<Self>, stream: TcpStream) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn serve(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        from: IpAddr,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let tls = TlsAcceptor::from(self.config()?).accept(stream).await?;
         let (_, session) = tls.get_ref();
         if session.alpn_protocol() != Some(ISSUER_ALPN) {
             return Err("the peer did not negotiate the issuer's protocol".into());
         }
         let caller = Caller(session.peer_certificates().and_then(node_identity));
-        let router = routes(Arc::clone(self)).layer(Extension(caller));
+        let router = routes(Arc::clone(self)).layer(Extension(caller)).layer(Extension(From(from)));
         let service = TowerToHyperService::new(router);
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).keep_alive(false).serve_connection(TokioIo::new(tls), service).await?;
@@ -181,7 +193,7 @@ fn routes(server: Arc<SigningServer>) -> Router {
         .with_state(server)
 }
 
-async fn join(State(server): State<Arc<SigningServer>>, body: Bytes) -> Response {
+async fn join(State(server): State<Arc<SigningServer>>, Extension(from): Extension<From>, body: Bytes) -> Response {
     let Some(reviewer) = &server.reviewer else {
         // It signs and waits for a disk.
         return answer(tokio::task::block_in_place(|| server.service.join(&body, SystemTime::now())));
@@ -190,7 +202,9 @@ async fn join(State(server): State<Arc<SigningServer>>, body: Bytes) -> Response
         Ok(asked) => asked,
         Err(error) => return answer(Err::<(), _>(error)),
     };
+    let Some(turn) = server.turns.take(from.0).await else { return answer(Err::<(), _>(ServiceError::Busy)) };
     let node = reviewer(asked.token.clone()).await;
+    drop(turn);
     answer(tokio::task::block_in_place(|| server.service.admit(node, &asked, SystemTime::now())))
 }
 
@@ -214,6 +228,7 @@ fn answer<T: Serialize>(answered: Result<T, ServiceError>) -> Response {
             let status = match &error {
                 ServiceError::Refused(_) => StatusCode::FORBIDDEN,
                 ServiceError::Malformed(_) => StatusCode::BAD_REQUEST,
+                ServiceError::Busy => StatusCode::SERVICE_UNAVAILABLE,
                 ServiceError::Failed(cause) => {
                     tracing::error!(%cause, "nothing can be issued");
                     StatusCode::SERVICE_UNAVAILABLE

@@ -15,9 +15,26 @@ use crate::identity::{EmbeddedIssuer, IssuedChain, request};
 use crate::model::spiffe::SpiffeId;
 use crate::state::MeshState;
 
-/// The shortest lifetime of a node's identity: an agent without one needs a new token.
-const MIN_NODE_LIFETIME: Duration = Duration::from_hours(24);
-const MAX_NODE_LIFETIME: Duration = Duration::from_hours(30 * 24);
+/// How agents join, and so how a node's identity goes on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Admission {
+    /// By a join token that is good once. Without its identity an agent needs a new one, so it may renew that by itself.
+    JoinTokens,
+    /// By somebody who knows which nodes there are, and is asked each time: a node that is gone must not go on by itself.
+    Reviewed,
+}
+
+impl Admission {
+    /// How long a node's identity lasts where workloads' SVIDs have this lifetime: so long that it is there whenever one is
+    /// due, also after an outage.
+    fn node_lifetime(self, lifetime: Duration) -> Duration {
+        let (shortest, longest) = match self {
+            Self::JoinTokens => (Duration::from_hours(24), Duration::from_hours(30 * 24)),
+            Self::Reviewed => (Duration::from_hours(1), Duration::from_hours(24)),
+        };
+        (2 * lifetime).clamp(shortest, longest)
+    }
+}
 
 /// Why a request gets nothing.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +45,9 @@ pub(super) enum ServiceError {
     /// It is no request.
     #[error("{0}")]
     Malformed(String),
+    /// The caller asks too much at once.
+    #[error("too many requests to join at once: try again")]
+    Busy,
     /// It isn't the caller's fault.
     #[error("the issuer is out of order")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -49,14 +69,20 @@ impl Documents {
 /// The signing service, apart from its sockets.
 pub(super) struct Service {
     issuer: Arc<EmbeddedIssuer>,
+    admission: Admission,
     journal: Mutex<Journal>,
     documents: Mutex<Arc<Documents>>,
 }
 
 impl Service {
-    pub(super) fn new(issuer: Arc<EmbeddedIssuer>, journal: &Path, config: &MeshConfig) -> Result<Self, JournalError> {
+    pub(super) fn new(
+        issuer: Arc<EmbeddedIssuer>,
+        admission: Admission,
+        journal: &Path,
+        config: &MeshConfig,
+    ) -> Result<Self, JournalError> {
         let journal = Mutex::new(Journal::open(journal)?);
-        Ok(Self { issuer, journal, documents: Mutex::new(Documents::new(config)) })
+        Ok(Self { issuer, admission, journal, documents: Mutex::new(Documents::new(config)) })
     }
 
     /// Takes new documents.
@@ -125,7 +151,7 @@ impl Service {
         Ok(answer(&issued))
     }
 
-    /// A workload's SVID for the agent of its node, or a node's own again.
+    /// A workload's SVID for the agent of its node, or a node's own again where it may renew that by itself.
     pub(super) fn svid(
         &self,
         caller: Option<&SpiffeId>,
@@ -135,6 +161,9 @@ impl Service {
         let SvidRequest { id, request } = serde_json::from_slice(body).map_err(malformed)?;
         let (caller, node) = known(caller, &id)?;
         let id = SpiffeId::parse(&id).map_err(malformed)?;
+        if id == *caller && self.admission == Admission::Reviewed {
+            return Err(refuse(node, &id.to_string(), "a node's identity is not renewed here: join again".to_owned()));
+        }
         if !(id == *caller || self.runs(node, &id)) {
             return Err(refuse(node, &id.to_string(), "this node runs no workload with this identity".to_owned()));
         }
@@ -168,9 +197,7 @@ impl Service {
     ) -> Result<IssuedChain, ServiceError> {
         let ca = self.issuer.ca();
         let lifetime = ca.settings().lifetime;
-        // So long that it is there whenever a workload's SVID is due, also after an outage.
-        let of_node = (2 * lifetime).clamp(MIN_NODE_LIFETIME, MAX_NODE_LIFETIME);
-        let lifetime = if id.is_reserved() { of_node } else { lifetime };
+        let lifetime = if id.is_reserved() { self.admission.node_lifetime(lifetime) } else { lifetime };
         ca.sign_for(id, key, lifetime, now).map_err(failed)
     }
 }

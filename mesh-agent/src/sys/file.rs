@@ -5,9 +5,59 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
 /// Replaces a file in one step, or makes it: who reads it meanwhile sees the old one or the new one. Nobody who `mode`
 /// keeps out can open it at any moment.
 pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    place(path, mode, bytes, |temporary| fs::rename(temporary, path))
+}
+
+/// The same, of a file that others write too: only if it still has what was `read` of it (`None`: there was none). Returns
+/// whether it had; what somebody else has written meanwhile stays.
+pub fn replace_if(path: &Path, mode: u32, bytes: &[u8], read: Option<&[u8]>) -> io::Result<bool> {
+    place(path, mode, bytes, |temporary| {
+        let Some(read) = read else {
+            return match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
+                Ok(()) => Ok(true),
+                Err(Errno::EXIST) => fs::remove_file(temporary).map(|()| false),
+                Err(error) => Err(error.into()),
+            };
+        };
+        match exchange(temporary, path) {
+            Ok(()) => {}
+            // It has been removed meanwhile.
+            Err(Errno::NOENT) => return fs::remove_file(temporary).map(|()| false),
+            // Not every file system can: then there is a moment in which a change is lost.
+            Err(Errno::INVAL | Errno::NOSYS) if fs::read(path)? == read => {
+                return fs::rename(temporary, path).map(|()| true);
+            }
+            Err(Errno::INVAL | Errno::NOSYS) => return fs::remove_file(temporary).map(|()| false),
+            Err(error) => return Err(error.into()),
+        }
+        let (mut placed, mut taken_out) = (bytes.to_vec(), fs::read(temporary)?);
+        if taken_out == read {
+            return fs::remove_file(temporary).map(|()| true);
+        }
+        loop {
+            exchange(temporary, path)?;
+            let now = fs::read(temporary)?;
+            if now == placed {
+                return fs::remove_file(temporary).map(|()| false);
+            }
+            // Somebody was as quick again: that is the newest.
+            (placed, taken_out) = (taken_out, now);
+        }
+    })
+}
+
+fn exchange(one: &Path, other: &Path) -> rustix::io::Result<()> {
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
+}
+
+/// Writes a file beside `path`, and lets `put` bring it there.
+fn place<T>(path: &Path, mode: u32, bytes: &[u8], put: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
     // Of an earlier process with our number, which was killed.
@@ -19,7 +69,7 @@ pub fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
         file.set_permissions(Permissions::from_mode(mode))?;
         file.sync_all()
     });
-    let placed = written.and_then(|()| fs::rename(&temporary, path));
+    let placed = written.and_then(|()| put(&temporary));
     if placed.is_err() {
         // The first error says more.
         drop(fs::remove_file(&temporary));
@@ -70,5 +120,23 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         replace(&directory.path().join("missing/key"), 0o600, b"x").unwrap_err();
+    }
+    #[test]
+    fn what_somebody_else_has_written_meanwhile_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("net.conflist");
+        let replace = |read: Option<&str>| replace_if(&path, 0o644, b"ours", read.map(str::as_bytes)).unwrap();
+        let now = || fs::read_to_string(&path).ok();
+        assert!(!replace(Some("theirs")) && now().is_none(), "it is gone");
+        assert!(replace(None));
+        assert_eq!(now().as_deref(), Some("ours"));
+        fs::write(&path, "theirs, anew").unwrap();
+        for read in [None, Some("theirs")] {
+            assert!(!replace(read));
+            assert_eq!(now().as_deref(), Some("theirs, anew"));
+        }
+        assert!(replace(Some("theirs, anew")));
+        assert_eq!(now().as_deref(), Some("ours"));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 }

@@ -4,12 +4,13 @@
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::sockopt;
@@ -58,6 +59,16 @@ impl Netns {
         let family = if family_of.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         Ok(inside(&self.fd, || socket_with(family, SocketType::STREAM, flags, None))??)
+    }
+
+    /// Whether the namespace has this address, as a socket would.
+    pub fn has_address(&self, address: IpAddr) -> io::Result<bool> {
+        let address = SocketAddr::new(address, 0);
+        match bind(&self.tcp_socket(&address)?, &address) {
+            Ok(()) => Ok(true),
+            Err(Errno::ADDRNOTAVAIL) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The ports that the namespace gives to sockets that ask for none.

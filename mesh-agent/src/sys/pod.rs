@@ -1,7 +1,8 @@
-//! Finds a pod of Kubernetes on this machine: its cgroup by its uid, its network namespace by its oldest process.
+//! Finds a pod of Kubernetes on this machine: its cgroup by its uid, its network namespace by its processes.
 //!
 //! The kubelet names a pod's cgroup after its uid: `pod<uid>` with the cgroupfs driver, `…-pod<uid>.slice` with `_` for `-`
-//! with systemd's; whichever runtime then makes the containers' cgroups below it.
+//! with systemd's; whichever runtime then makes the containers' cgroups below it. Not every process there is the pod's own:
+//! CRI-O may keep its monitor (conmon), which is on the node's network, in the pod's cgroup.
 
 use std::fs;
 use std::io;
@@ -13,6 +14,8 @@ mod running;
 
 pub use running::{running, runs};
 
+/// The node's own network namespace: the agent is in it.
+const NODE: &str = "/proc/self/ns/net";
 /// From the cgroup root to a pod's cgroup: kubelet's own root, `kubepods`, class of service, pod; and two more.
 const MAX_DEPTH: usize = 6;
 
@@ -51,32 +54,92 @@ pub fn root_above(own: &Path) -> Option<&Path> {
     own.ancestors().find(is_kubepods)?.parent()
 }
 
-/// The network namespace of the processes of a pod's `cgroup`.
-pub fn netns(cgroup: &Path) -> io::Result<Netns> {
-    let mut processes = Vec::new();
-    collect(cgroup, &mut processes)?;
-    // The sandbox's own process is the oldest. Younger ones may have made themselves another namespace.
-    processes.sort();
-    let mut denied = None;
-    for (_, pid, listed_in) in processes {
-        let netns = match Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))) {
-            Ok(netns) => netns,
-            Err(error) => {
-                denied = denied.or(Some(error).filter(|error| error.kind() == io::ErrorKind::PermissionDenied));
-                continue;
-            }
-        };
-        // It may have ended meanwhile, and its number gone to somebody else's process.
-        if members(&listed_in)?.contains(&pid) {
-            return Ok(netns);
+/// The cgroup of the node's kubelet: of the process with that name that is in no pod. `None`: there is none to be seen.
+pub fn kubelet(mount: &Path, root: &Path) -> io::Result<Option<PathBuf>> {
+    for entry in entries(Path::new("/proc"))? {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if name.trim_end() != "kubelet" {
+            continue;
+        }
+        // Anybody can call himself so; but only a pod's process is in a pod's cgroup, and only the machine's elsewhere.
+        let Ok(cgroup) = super::cgroup::of_process(mount, pid) else { continue };
+        if cgroup != root && root_above(&cgroup).is_none() && cgroup.starts_with(root) {
+            return Ok(Some(cgroup));
         }
     }
-    Err(denied.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no process of the pod runs yet")))
+    Ok(None)
 }
 
+/// The network namespace of the processes of a pod's `cgroup`: that with the cookie `expected`, or of a pod that nobody has
+/// handed over that of its oldest process. Never the node's own.
+pub fn netns(cgroup: &Path, expected: Option<u64>) -> io::Result<Netns> {
+    let node = Netns::open(Path::new(NODE))?.cookie();
+    choose(namespaces(cgroup)?.map(|netns| netns.map(|netns| (netns.cookie(), netns))), expected, node)
+}
+
+/// Whether any process of a pod's `cgroup` is in the network namespace with this cookie; `None`: in any but the node's.
+pub fn runs_in(cgroup: &Path, cookie: Option<u64>) -> io::Result<bool> {
+    let node = Netns::open(Path::new(NODE))?.cookie();
+    for netns in namespaces(cgroup)? {
+        let found = netns?.cookie();
+        if cookie.map_or(found != node, |cookie| cookie == found) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether processes of a pod's `cgroup` are in another network namespace than that with the cookie `left`, and none is in
+/// that one.
+pub fn has_moved(cgroup: &Path, left: Option<u64>) -> io::Result<bool> {
+    let is_left_behind = match left {
+        Some(left) => !runs_in(cgroup, Some(left))?,
+        None => true,
+    };
+    Ok(is_left_behind && runs_in(cgroup, None)?)
+}
+
+/// The first that is the pod's, of namespaces by their cookies. Younger processes may have made themselves another one, so
+/// that what is expected counts; if it isn't there, none is as good.
+fn choose<T>(found: impl Iterator<Item = io::Result<(u64, T)>>, expected: Option<u64>, node: u64) -> io::Result<T> {
+    let (mut denied, mut strange) = (None, "no process of the pod runs yet");
+    for found in found {
+        match found {
+            Ok((cookie, netns)) if cookie != node && expected.is_none_or(|expected| expected == cookie) => {
+                return Ok(netns);
+            }
+            Ok((cookie, _)) if cookie == node => {}
+            Ok(_) => strange = "none of the pod's processes is in the network namespace that it was handed over with",
+            Err(error) => denied = denied.or(Some(error)),
+        }
+    }
+    Err(denied.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, strange)))
+}
+
+/// The network namespaces of the processes of `cgroup`, the oldest process first. Those that have ended meanwhile are left
+/// out.
+fn namespaces(cgroup: &Path) -> io::Result<impl Iterator<Item = io::Result<Netns>>> {
+    let mut processes = Vec::new();
+    collect(cgroup, &mut processes)?;
+    processes.sort();
+    Ok(processes.into_iter().filter_map(|(_, pid, listed_in)| {
+        let netns = match Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))) {
+            Ok(netns) => netns,
+            Err(error) => return (error.kind() == io::ErrorKind::PermissionDenied).then_some(Err(error)),
+        };
+        // It may have ended meanwhile, and its number gone to somebody else's process.
+        let is_still = members(&listed_in).map(|members| members.contains(&pid));
+        is_still.map(|is_still| is_still.then_some(netns)).transpose()
+    }))
+}
+
+/// Whether a cgroup has a pod's name, of whichever driver: below it there are containers, and what they make themselves.
 fn is_pod(name: &str) -> bool {
-    let name = name.rsplit('-').next().unwrap_or(name);
-    name.strip_prefix("pod").is_some_and(|uid| !uid.is_empty() && uid != "s")
+    let by_systemd = name.strip_suffix(".slice").and_then(|name| name.rsplit('-').next());
+    let uid = by_systemd.unwrap_or(name).strip_prefix("pod").unwrap_or_default();
+    // Not `pods`, nor a `podruntime.slice`: a uid or a static pod's hash.
+    !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || b"-_".contains(&byte))
 }
 
 /// Age, number and cgroup of every process.
@@ -159,5 +222,60 @@ mod tests {
         assert_eq!(cgroup(root.path(), UID).unwrap(), None);
         fs::create_dir_all(root.path().join(format!("kubepods/podx{UID}"))).unwrap();
         assert_eq!(cgroup(root.path(), UID).unwrap(), None);
+    }
+
+    #[test]
+    fn a_container_that_calls_itself_a_pod_is_none() {
+        let other = "1f7bfab5-2d5c-4e2f-9b54-204b6d3e0c21";
+        let slice = |uid: &str| format!("kubepods-pod{}.slice", uid.replace('-', "_"));
+        for (pod, own) in [
+            (format!("kubepods/pod{other}"), format!("pod{UID}")),
+            (format!("kubepods/pod{other}/crio-c0ffee"), format!("pod{UID}")),
+            (format!("kubepods/burstable/pod{}", "0123456789abcdef0123456789abcdef"), format!("pod{UID}")),
+            (format!("kubepods.slice/{}", slice(other)), slice(UID)),
+            (format!("kubepods.slice/{}/cri-containerd-c0ffee.scope", slice(other)), slice(UID)),
+            (format!("kubepods.slice/{}/crio-conmon-c0ffee.scope", slice(other)), slice(UID)),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir_all(root.path().join(&pod).join(&own)).unwrap();
+            assert_eq!(cgroup(root.path(), UID).unwrap(), None, "{pod}/{own} was made by the other pod");
+            let real = root.path().join("kubepods.slice/kubepods-burstable.slice").join(slice(UID));
+            fs::create_dir_all(real.join("crio-c0ffee.scope")).unwrap();
+            assert_eq!(cgroup(root.path(), UID).unwrap(), Some(real), "{pod}/{own}");
+        }
+        for around in ["pods", "podruntime.slice", "kubelet-kubepods.slice", "kubepods"] {
+            assert!(!is_pod(around), "{around}");
+        }
+    }
+
+    #[test]
+    fn the_namespace_that_was_handed_over_counts_and_the_nodes_never() {
+        const NODE: u64 = 1;
+        let chosen = |cookies: &[u64], expected| {
+            let found = cookies.iter().map(|cookie| Ok((*cookie, *cookie)));
+            choose(found, expected, NODE).map_err(|error| error.to_string())
+        };
+        let (none, elsewhere) = ("no process of the pod runs yet", "none of the pod's processes is in the network");
+        // CRI-O: the monitor is older than the sandbox's own process.
+        assert_eq!(chosen(&[NODE, 7, 8], None), Ok(7));
+        assert_eq!(chosen(&[NODE, NODE], None).unwrap_err(), none);
+        assert_eq!(chosen(&[], None).unwrap_err(), none);
+        // The oldest that is left has made itself another.
+        assert_eq!(chosen(&[8, 7], Some(7)), Ok(7));
+        assert!(chosen(&[8, NODE], Some(7)).unwrap_err().starts_with(elsewhere));
+        assert_eq!(chosen(&[NODE], Some(NODE)).unwrap_err(), none);
+        let denied = [Err(io::ErrorKind::PermissionDenied.into()), Ok((NODE, ()))];
+        let error = choose(denied.into_iter(), None, NODE).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn processes_on_the_nodes_network_are_not_a_pods() {
+        // As far as anybody may look, and there are real processes: this one's cgroup.
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("cgroup.procs"), format!("0\n{}\n", std::process::id())).unwrap();
+        let found = netns(directory.path(), None).map(drop);
+        assert!(matches!(found.unwrap_err().kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied));
+        assert!(!has_moved(directory.path(), None).unwrap_or_default());
     }
 }

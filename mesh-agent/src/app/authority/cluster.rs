@@ -5,34 +5,31 @@
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::keeper::Keeper;
 use super::{JOURNAL_FILE, listen};
-use crate::app::issuer::{TRUST_BUNDLE, TRUST_BUNDLE_KEY};
 use crate::app::{AGENT, RunError};
 use crate::args::CaServeArgs;
 use crate::config::{KINDS, Verdict};
-use crate::identity::ca::CaTexts;
-use crate::identity::{EmbeddedIssuer, LocalCa};
-use crate::kubernetes::ca::CaSecret;
 use crate::kubernetes::{Kubernetes, KubernetesError};
-use crate::model::bundle;
 use crate::model::cluster::ObjectName;
-use crate::model::mesh::{IssuerSource, Mesh};
+use crate::model::mesh::IssuerSource;
 use crate::signing::Reviewer;
 use crate::signing::server::SigningServer;
 use crate::sources::kubernetes::KubernetesSource;
 
-/// The Secret with the CA.
-const SECRET: &str = "hauberk-ca";
 /// The Lease of the replica that writes documents' status, for how long, and how often it is renewed.
 const LEASE: &str = "hauberk-ca";
 const LEASE_DURATION: Duration = Duration::from_secs(15);
 const LEASE_RENEWAL: Duration = Duration::from_secs(5);
+/// How long giving it back may take.
+const RELEASE: Duration = Duration::from_secs(2);
+
 pub(super) async fn serve(args: &CaServeArgs) -> Result<Infallible, RunError> {
     let kubernetes = Kubernetes::connect().await?;
     if let Some(file) = &args.default_mesh {
@@ -59,9 +56,9 @@ async fn sign(
     mut source: KubernetesSource,
 ) -> Result<Infallible, RunError> {
     let config = source.first().await;
-    let issuer = Arc::new(open_ca(kubernetes, &config.mesh).await?);
+    let keeper = Keeper::open(kubernetes, &config.mesh).await?;
     let server = SigningServer::new(
-        Arc::clone(&issuer),
+        Arc::clone(keeper.issuer()),
         &args.dir.join(JOURNAL_FILE),
         &config,
         Some(reviewer(kubernetes.clone())),
@@ -71,27 +68,20 @@ async fn sign(
     Ok(tokio::select! {
         never = Arc::clone(&server).run(listener, refresh) => never,
         never = follow(source, &server) => never,
-        never = keep(kubernetes, &issuer, refresh) => never,
+        never = keeper.run(kubernetes, refresh) => never,
     })
 }
 
-/// The CA of the Secret, which is made if there is none.
-async fn open_ca(kubernetes: &Kubernetes, mesh: &Mesh) -> Result<EmbeddedIssuer, RunError> {
-    let settings = mesh.issuer.svid;
-    loop {
-        if let Some(secret) = kubernetes.ca_secret(SECRET).await? {
-            return Ok(EmbeddedIssuer::of_texts(mesh.trust_domain.clone(), &texts(&secret), settings)?);
-        }
-        let ca = LocalCa::create(mesh.trust_domain.clone(), settings, SystemTime::now())?;
-        let secret = CaSecret { certificates: ca.certificate_pem().to_owned(), key: ca.key_pem(), roots: None };
-        if kubernetes.create_ca_secret(SECRET, &secret).await? {
-            tracing::info!(target: "audit", { ca.signer = ca.anchors().signer }, "made the cluster's CA");
-        }
+/// Lets another replica lead at once. To be called when this one has stopped.
+pub(super) async fn release() {
+    let released = timeout(RELEASE, async {
+        let holder = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Kubernetes::connect().await?.release_lease(LEASE, &holder).await
+    });
+    if let Ok(Err(error)) = released.await {
+        let error: &dyn std::error::Error = &error;
+        tracing::debug!(error, "the Lease runs out by itself");
     }
-}
-
-fn texts(secret: &CaSecret) -> CaTexts<'_> {
-    CaTexts { certificates: &secret.certificates, key: &secret.key, bundle: secret.roots.as_deref() }
 }
 
 /// Who calls is who the API server says: an agent, on the node that its token is bound to.
@@ -99,8 +89,13 @@ fn reviewer(kubernetes: Kubernetes) -> Reviewer {
     Box::new(move |token| {
         let kubernetes = kubernetes.clone();
         Box::pin(async move {
-            let reviewed = kubernetes.review(token, AGENT, IssuerSource::AUDIENCE).await;
-            reviewed.unwrap_or_else(|error| {
+            let reviewed = async {
+                let node = kubernetes.review(token, AGENT, IssuerSource::AUDIENCE).await?;
+                let Ok(name) = &node else { return Ok(node) };
+                let is_there = kubernetes.has_node(name).await?;
+                Ok::<_, KubernetesError>(if is_there { node } else { Err(format!("the cluster has no node {name}")) })
+            };
+            reviewed.await.unwrap_or_else(|error| {
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(error, "an agent's token can't be reviewed");
                 Err("the token can't be reviewed now".to_owned())
@@ -168,28 +163,5 @@ async fn judge(kubernetes: &Kubernetes, mut verdicts: watch::Receiver<Vec<Verdic
             () = yield_now(), if again => {}
             Ok(()) = verdicts.changed() => {}
         }
-    }
-}
-
-/// Takes the Secret's CA when it changes, and lets the agents know the roots.
-async fn keep(kubernetes: &Kubernetes, issuer: &EmbeddedIssuer, refresh: Duration) -> Infallible {
-    let mut known = String::new();
-    loop {
-        let kept = async {
-            if let Some(secret) = kubernetes.ca_secret(SECRET).await? {
-                issuer.replace(&texts(&secret))?;
-            }
-            let roots = bundle::to_pem(&issuer.ca().anchors().bundle.roots);
-            if roots != known {
-                kubernetes.set_config_text(TRUST_BUNDLE, TRUST_BUNDLE_KEY, &roots).await?;
-                known = roots;
-            }
-            Ok::<_, RunError>(())
-        };
-        if let Err(error) = kept.await {
-            let error: &dyn std::error::Error = &error;
-            tracing::error!(error, "the cluster's CA can't be looked at; it stays as it was");
-        }
-        sleep(refresh).await;
     }
 }

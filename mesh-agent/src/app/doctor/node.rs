@@ -161,6 +161,9 @@ fn plugin(plugins: &Path, files: io::Result<Vec<ConfigFile>>, entry: &str, insta
         }
         Err(error) => return Finding::fail(name, told(&error), "point --cni-conf-dir to the runtime's directory"),
     };
+    if let Some(obstacle) = conflist::obstacle(&files) {
+        return Finding::fail(name, obstacle, "give the network configuration a cniVersion that the plugin knows");
+    }
     if installer::is_in_place(plugins, &files, entry) {
         return Finding::ok(name, "in the chain");
     }
@@ -226,5 +229,6 @@ mod tests {
         fs::write(plugins.path().join(PLUGIN), "").unwrap();
         assert_eq!(state(&chained, true), State::Ok);
         assert_eq!(plugin(plugins.path(), Ok(Vec::new()), &entry, false).state, State::Fail);
+        assert_eq!(state(&plain.replace("1.0.0", "0.2.0"), false), State::Fail);
     }
 }

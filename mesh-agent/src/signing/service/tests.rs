@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Service, ServiceError, SvidAnswer};
+use super::{Admission, Service, ServiceError, SvidAnswer};
 use crate::config::{self, SourceFile};
 use crate::identity::ca::init_dir;
 use crate::identity::token::JoinToken;
@@ -50,7 +50,7 @@ fn service(directory: &Path) -> Service {
     let issuer = EmbeddedIssuer::open(trust_domain(), files, SvidSettings::default()).unwrap();
     let documents = [SourceFile { name: "mesh.yaml".into(), text: DOCUMENTS.to_owned() }];
     let config = config::parse(&documents).unwrap();
-    Service::new(Arc::new(issuer), &directory.join("journal"), &config).unwrap()
+    Service::new(Arc::new(issuer), Admission::JoinTokens, &directory.join("journal"), &config).unwrap()
 }
 
 fn stage() -> Stage {
@@ -113,6 +113,32 @@ fn a_node_gets_the_identities_of_its_own_workloads_only() {
     let text = journal(&stage);
     assert_eq!(text.lines().count(), 2, "{text}");
     assert!(text.lines().all(|line| line.contains("\"node\":\"a\"")) && text.contains(WEB), "{text}");
+}
+
+#[test]
+fn where_nodes_are_reviewed_none_renews_its_own_identity() {
+    let Stage { directory, mut service } = stage();
+    service.admission = Admission::Reviewed;
+    let stage = Stage { directory, service };
+    refused(ask(&stage, Some(&node("a")), &node("a").to_string()), "a node's identity is not renewed here: join again");
+    ask(&stage, Some(&node("a")), WEB).unwrap();
+    let asked = Service::introduction(json!({ "token": "", "request": request() }).to_string().as_bytes()).unwrap();
+    let now = SystemTime::now();
+    let joined = stage.service.admit(Ok("a".to_owned()), &asked, now).unwrap();
+    let leaf = decode(&joined.chain[0]).unwrap();
+    let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
+    let ends: SystemTime = leaf.validity().not_after.to_datetime().into();
+    assert!(ends <= now + Duration::from_hours(24), "its key must not outlive the node for long");
+    let unknown = Err("the cluster has no node a".to_owned());
+    refused(stage.service.admit(unknown, &asked, now), "the cluster has no node a");
+}
+
+#[test]
+fn a_nodes_identity_lasts_as_long_as_its_agent_can_do_without_another() {
+    let hours = Duration::from_hours;
+    let lifetimes = [hours(24), hours(720), Duration::from_mins(1)];
+    assert_eq!(lifetimes.map(|svid| Admission::Reviewed.node_lifetime(svid)), [hours(24), hours(24), hours(1)]);
+    assert_eq!(lifetimes.map(|svid| Admission::JoinTokens.node_lifetime(svid)), [hours(48), hours(720), hours(24)]);
 }
 
 #[test]

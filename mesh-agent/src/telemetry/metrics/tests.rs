@@ -92,6 +92,7 @@ fn names() -> BTreeSet<String> {
         }),
         audit: Some(log.handle()),
         cluster: Some(watch::channel(at).1),
+        kubelet: None,
     });
     carry_one(&metrics);
     let text = classic(&metrics.encode().unwrap());
