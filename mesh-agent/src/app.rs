@@ -38,6 +38,8 @@ pub mod inspect;
 pub mod issuer;
 mod paths;
 mod placement;
+mod prober;
+mod ready;
 pub mod schema;
 mod source;
 
@@ -48,7 +50,9 @@ use error::cgroup_error;
 use inspect::Sources;
 use paths::choose_data_paths;
 pub use paths::describe_probe;
-use placement::{attest_probes, cgroup_root, check_placement};
+use placement::{cgroup_root, check_placement};
+use prober::Prober;
+use ready::Gate;
 use source::Source;
 
 /// How often denials are read from the ring buffer.
@@ -63,7 +67,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let state = MeshState::new(source.first().clone());
     let node = NodeName::new(&args.node);
     let mount = cgroup::mount_point().map_err(|source| cgroup_error(Path::new("/proc/self/mountinfo"), source))?;
-    let root = cgroup_root(&args, &mount)?;
+    let root = cgroup_root(args.cgroup_root.as_deref(), args.kubernetes, &mount)?;
     let own_cgroup = check_placement(&state, &node, &mount, &root)?;
     let data_paths = Arc::new(choose_data_paths(&state)?);
     let svids = Arc::new(SvidManager::new(issuer::of_agent(
@@ -79,13 +83,17 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     kernel.detach_other_roots(root_id)?;
 
     let maps = kernel.maps();
-    attest_probes(&maps, args.kubelet_cgroup.as_deref(), &mount, &root)?;
+    let expects_kubelet = args.kubernetes || args.kubelet_cgroup.is_some();
+    let prober =
+        Prober::start(Arc::clone(&maps), args.kubelet_cgroup.clone(), mount.clone(), root.clone(), expects_kubelet)?;
+    let kubelet = prober.as_ref().map(Prober::view);
     let (counted, issuing) = (Arc::clone(&maps), Arc::clone(&svids));
     let metrics = Arc::new(Metrics::new(Views {
         kernel: Box::new(move || counted.counters()),
         identity: Box::new(move || issuing.view()),
         audit: audit.clone(),
         cluster: contact.clone(),
+        kubelet: kubelet.clone(),
     }));
     metrics.kernel_tls(data_paths.kernel().map_or(&[], |kernel| &kernel.ciphers));
     let readiness = Arc::new(Readiness::waiting(state.on_node(&node)));
@@ -95,6 +103,17 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let paths = Arc::clone(&data_paths);
     let shared = Shared::new(store.clone(), Arc::clone(&maps), Arc::clone(&metrics), trust, data_paths, budget);
     let drain = shared.drain.clone();
+    let shall_leave = source.cluster().is_some_and(|(_, followed)| followed.cluster().is_uninstalled());
+    let (uninstall, uninstalled) = watch::channel(shall_leave);
+    let (placed, plugin_placed) = watch::channel(!args.kubernetes || args.cni.place.cni_bin_dir.is_none());
+    let gate = Gate {
+        workloads: Arc::clone(&readiness),
+        svids: Arc::clone(&svids),
+        plugin: plugin_placed,
+        uninstalled: uninstalled.clone(),
+        drain: drain.clone(),
+        passed: Arc::default(),
+    };
     let inspect = Sources {
         node: node.clone(),
         started: SystemTime::now(),
@@ -103,10 +122,11 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
         data_paths: paths,
         svids: Arc::clone(&svids),
         readiness: Arc::clone(&readiness),
-        drain: drain.clone(),
+        gate: gate.clone(),
         live: shared.live.clone(),
         audit,
         cluster: contact,
+        kubelet,
     };
     let socket_error = |source| RunError::AdminSocket { path: args.admin_socket.clone(), source };
     let socket = AdminSocket::bind(&args.admin_socket).map_err(socket_error)?;
@@ -116,17 +136,22 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let mut tasks = JoinSet::new();
     let (path, asked) = (args.admin_socket.clone(), admin::socket::serve(socket, inspect.inspect()));
     tasks.spawn(async move { asked.await.map_err(|source| RunError::AdminSocket { path, source }) });
+    let pending: admin::Pending = Arc::new(move || gate.pending());
+    let (admin_metrics, address) = (Arc::clone(&metrics), args.admin);
+    tasks.spawn(async move {
+        admin::serve(admin, admin_metrics, pending).await.map_err(|source| RunError::Admin { address, source })
+    });
     let rotating = Arc::clone(&svids);
     tasks.spawn(async move {
         rotating.run(refresh).await;
         Ok(())
     });
     tasks.spawn(report_denials(maps));
+    if let Some(prober) = prober {
+        tasks.spawn(prober.run());
+    }
     let watching = Arc::clone(&metrics);
-    let (uninstall, uninstalled) = watch::channel(false);
     let (left, traces) = (Arc::new(AtomicBool::new(false)), traces(&args));
-    let (admin_metrics, address) = (Arc::clone(&metrics), args.admin);
-    let mut plugin_trouble = None;
     if let Some((kubernetes, followed)) = source.cluster() {
         let facts = cni::Facts {
             sandboxes: sandboxes.clone(),
@@ -135,20 +160,16 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
             cgroup_root: root.clone(),
             own_namespace: kubernetes.namespace().to_owned(),
             uninstalled: uninstalled.clone(),
+            placed,
         };
-        let plugin = cni::start(&mut tasks, args.cni, facts)?;
-        plugin_trouble = Some(plugin.trouble);
+        let plugin_left = cni::start(&mut tasks, args.cni, facts)?;
         let (own_pod, bpffs, ready) = (args.pod, args.bpffs, Arc::clone(&readiness));
         let left = Arc::clone(&left);
-        let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled, plugin.has_left, left);
+        let withdrawn = source::withdraw(kubernetes.clone(), own_pod, bpffs, ready, uninstalled, plugin_left, left);
         tasks.spawn(async move { Ok(withdrawn.await?) });
         let announced = source::announce(kubernetes.clone(), Arc::clone(&readiness), followed.barred());
         tasks.spawn(async move { match announced.await {} });
     }
-    let pending = pending_view(Arc::clone(&readiness), drain.clone(), plugin_trouble);
-    tasks.spawn(async move {
-        admin::serve(admin, admin_metrics, pending).await.map_err(|source| RunError::Admin { address, source })
-    });
     tasks.spawn(async move { match source.run(publisher, watching, uninstall).await {} });
     let pods = PodManager {
         kernel,
@@ -183,24 +204,31 @@ fn traces(args: &RunArgs) -> Vec<PathBuf> {
     plugin.chain([args.admin_socket.clone()]).collect()
 }
 
-/// The agents' service account, as the manifests have it.
+/// The agents' DaemonSet and service account, as the manifests have them.
 const AGENT: &str = "hauberk-agent";
 /// The labels of the agents' pods.
 const AGENTS: &str = "app.kubernetes.io/name=hauberk-agent";
 /// The namespace of the mesh's own parts, as the manifests have it.
 const NAMESPACE: &str = "hauberk-system";
 
-/// Takes the mesh off every node of a cluster.
-pub async fn uninstall_cluster() -> Result<(), KubernetesError> {
+/// Takes the mesh off every node of a cluster, within `limit`.
+pub async fn uninstall_cluster(limit: Duration) -> Result<(), KubernetesError> {
     let kubernetes = Kubernetes::connect().await?.in_namespace(NAMESPACE);
     let mut said = Vec::new();
     let say = |left: &[String]| {
         if said != left {
-            tracing::info!(agents = left.join(", "), "waiting for the nodes of");
+            tracing::info!(nodes = left.join(", "), "waiting for their agents to withdraw");
             said = left.to_vec();
         }
     };
-    kubernetes.uninstall(AGENTS, say).await?;
+    let left = kubernetes.uninstall(AGENT, AGENTS, limit, say).await?;
+    if !left.is_empty() {
+        return Err(KubernetesError::Object(format!(
+            "no agent has taken the mesh off these nodes: {}. Delete the nodes that are gone for good, run `mesh-agent uninstall` on \
+             the others, or mend their agents and try again",
+            left.join(", ")
+        )));
+    }
     tracing::info!("no node has anything of the mesh; now delete its objects: kubectl delete -k deploy/");
     Ok(())
 }
@@ -236,19 +264,6 @@ fn start_proxy(shared: &Arc<Shared>, enrolled: Enrolled) -> DropGuard {
         proxy.start(direction, listener);
     }
     proxy.listening()
-}
-
-fn pending_view(
-    readiness: Arc<Readiness>,
-    drain: Drain,
-    plugin_trouble: Option<watch::Receiver<Option<String>>>,
-) -> admin::Pending {
-    Arc::new(move || {
-        let waiting = readiness.pending().into_iter().map(|(uid, why)| format!("{uid}: {why}"));
-        let plugin = plugin_trouble.as_ref().and_then(|trouble| trouble.borrow().clone());
-        let plugin = plugin.map(|why| format!("CNI plugin: {why}"));
-        drain.has_begun().then(|| "draining".to_owned()).into_iter().chain(plugin).chain(waiting).collect()
-    })
 }
 
 async fn report_denials(maps: Arc<Maps>) -> Result<(), RunError> {

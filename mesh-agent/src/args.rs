@@ -1,6 +1,6 @@
 //! The command line. Every flag has an environment variable, for a DaemonSet's manifest.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -119,7 +119,8 @@ pub struct RunArgs {
     /// Name of the agent's own pod, in whose status it says that it has withdrawn from the node.
     #[arg(long, env = "HAUBERK_POD", value_name = "NAME", requires = "kubernetes")]
     pub pod: Option<String>,
-    /// Cgroup of the kubelet: its probes reach applications in every mode [default: that of the process `kubelet`].
+    /// Cgroup of the kubelet: its probes reach applications in every mode [default: that of root's process `kubelet`,
+    /// `kubelite` or `k3s`].
     #[arg(long, env = "HAUBERK_KUBELET_CGROUP", value_name = "DIR")]
     pub kubelet_cgroup: Option<PathBuf>,
     /// Directory for pins, on a bpf file system.
@@ -130,6 +131,7 @@ pub struct RunArgs {
     pub admin_socket: PathBuf,
     /// Address of /metrics, /readyz and /healthz.
     #[arg(long, env = "HAUBERK_ADMIN", value_name = "ADDR:PORT", default_value = "127.0.0.1:15090")]
+    #[arg(value_parser = address_with_port)]
     pub admin: SocketAddr,
     /// Seconds that open connections get after SIGTERM, before they are reset. A second signal ends the wait.
     #[arg(long, env = "HAUBERK_DRAIN_TIMEOUT_SECONDS", value_name = "SECONDS", default_value_t = 10)]
@@ -140,6 +142,15 @@ pub struct RunArgs {
     /// The audit log.
     #[command(flatten)]
     pub audit: AuditArgs,
+}
+
+/// Also an IPv6 address without brackets, as a manifest makes it that puts the node's address before a port.
+fn address_with_port(text: &str) -> Result<SocketAddr, String> {
+    let bare = || {
+        let (address, port) = text.rsplit_once(':')?;
+        Some(SocketAddr::new(IpAddr::V6(address.parse().ok()?), port.parse().ok()?))
+    };
+    text.parse().ok().or_else(bare).ok_or_else(|| "neither 192.0.2.1:80 nor [2001:db8::1]:80".to_owned())
 }
 
 /// The `ca` commands.
@@ -316,6 +327,9 @@ pub struct UninstallArgs {
     /// Take the mesh off every node of the Kubernetes cluster, and wait until it is off; then delete its objects.
     #[arg(long)]
     pub kubernetes: bool,
+    /// With --kubernetes: seconds to wait for the nodes. Those that are left are named, and the exit code is 1.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub timeout: u64,
     /// Directory of the pins.
     #[arg(long, env = "HAUBERK_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/hauberk")]
     pub bpffs: PathBuf,
@@ -335,5 +349,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_admin_address_may_be_a_nodes_of_either_family() {
+        let expected: SocketAddr = "[2001:db8::1]:15090".parse().unwrap();
+        for text in ["[2001:db8::1]:15090", "2001:db8::1:15090"] {
+            assert_eq!(address_with_port(text), Ok(expected));
+        }
+        assert_eq!(address_with_port("192.0.2.1:15090"), Ok("192.0.2.1:15090".parse().unwrap()));
+        for wrong in ["192.0.2.1", "2001:db8::1", "15090", ":15090", "[2001:db8::1]"] {
+            assert!(address_with_port(wrong).is_err(), "{wrong}");
+        }
     }
 }

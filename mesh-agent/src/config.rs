@@ -2,7 +2,7 @@
 //!
 //! Reading files is `sources::file`'s business, so that the Kubernetes API can feed the same rules.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -15,9 +15,9 @@ use crate::model::mesh::Mesh;
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::model::rego::RegoSettings;
 use crate::model::revocation::Revocation;
-use crate::model::service::Service;
+use crate::model::service::{Service, ServiceSpace};
 use crate::model::svid::TrustBundle;
-use crate::model::workload::Workload;
+use crate::model::workload::{PodUid, Workload, WorkloadUid};
 
 mod assemble;
 mod authorization;
@@ -38,7 +38,7 @@ mod walk;
 mod workload;
 
 use assemble::{Assembly, Place};
-pub use cluster::{Cluster, Membership, Tracked, Verdict};
+pub use cluster::{Cluster, Membership, Told, Tracked, Verdict, Written};
 pub use digest::ConfigDigest;
 pub use error::{ConfigError, ConfigErrors};
 pub use object::{API_GROUP, API_VERSION, KINDS};
@@ -61,6 +61,10 @@ pub struct MeshConfig {
     pub workloads: Vec<Arc<Workload>>,
     /// Addresses of pods that are known not to be in the mesh.
     pub outside: BTreeSet<IpAddr>,
+    /// Pods of the agent's node that are in the mesh and that nobody can connect to, each with the reason.
+    pub unaddressed: BTreeMap<WorkloadUid, (PodUid, &'static str)>,
+    /// Whose networking is plain again where the mesh has held it.
+    pub released: Released,
     /// What vouches for other trust domains, ordered by name.
     pub federated: Arc<[TrustBundle]>,
     /// Who may connect to whom, ordered by name.
@@ -71,10 +75,32 @@ pub struct MeshConfig {
     pub rego: Option<Arc<RegoSettings>>,
     /// Addresses that stand for others, ordered by name.
     pub services: Vec<Arc<Service>>,
+    /// What else is known of addresses that services have.
+    pub service_space: ServiceSpace,
     /// What is revoked, ordered by name.
     pub revocations: Arc<[Revocation]>,
     /// What of, for people: the same on two nodes whose documents are the same.
     pub digest: ConfigDigest,
+}
+
+/// Which pods of the agent's node the mesh lets go if they are no workloads (any more).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Released {
+    /// All: what the configuration doesn't name isn't meant to be in the mesh.
+    #[default]
+    Everybody,
+    /// These, which are known not to be in it. Others may have lost their address, or be gone from the API while they still run.
+    Pods(BTreeSet<PodUid>),
+}
+
+impl Released {
+    /// Whether a pod's networking is plain again.
+    pub fn has(&self, pod: &PodUid) -> bool {
+        match self {
+            Self::Everybody => true,
+            Self::Pods(pods) => pods.contains(pod),
+        }
+    }
 }
 
 impl MeshConfig {

@@ -2,19 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::config::{API_GROUP, API_VERSION};
-use crate::model::cluster::{ObjectName, SERVED_CONDITION, UNINSTALL_LABEL, WITHDRAWN_CONDITION};
+use crate::model::cluster::{ObjectName, SERVED_CONDITION, WITHDRAWN_CONDITION};
 use crate::model::workload::PodUid;
 
 pub mod ca;
@@ -22,9 +20,10 @@ mod conditions;
 pub mod doctor;
 mod lease;
 mod token;
+mod uninstall;
 
-/// How often it is asked who is left.
-const POLL: Duration = Duration::from_millis(500);
+pub use conditions::ACCEPTED;
+
 /// Who writes, in managed fields.
 const FIELD_MANAGER: &str = "hauberk";
 
@@ -202,26 +201,6 @@ impl Kubernetes {
         Ok(())
     }
 
-    /// Takes the mesh off every node: labels our namespace, and waits until each of our agents says that it has withdrawn.
-    /// Calls `say` with the names of those that haven't.
-    pub async fn uninstall(&self, agents: &str, mut say: impl FnMut(&[String])) -> Result<(), KubernetesError> {
-        let what = format!("label the namespace {}", self.namespace);
-        let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        let label = json!({"metadata": {"labels": {UNINSTALL_LABEL: "true"}}});
-        namespaces.patch(&self.namespace, &PatchParams::default(), &Patch::Merge(label)).await.map_err(api(&what))?;
-        let selector = ListParams::default().labels(agents);
-        loop {
-            let pods = self.own::<Pod>().list(&selector).await.map_err(api("list the agents"))?;
-            let left = pods.items.into_iter().filter(|pod| !is_withdrawn(pod)).filter_map(|pod| pod.metadata.name);
-            let left: Vec<_> = left.collect();
-            if left.is_empty() {
-                return Ok(());
-            }
-            say(&left);
-            sleep(POLL).await;
-        }
-    }
-
     /// Makes the Mesh of this YAML document unless the cluster has one. Returns whether it did.
     pub async fn create_default(&self, document: &str) -> Result<bool, KubernetesError> {
         let odd = |error: String| KubernetesError::Object(format!("the default Mesh: {error}"));
@@ -252,11 +231,6 @@ impl Kubernetes {
 /// One of our kinds, as the API names it in the plural.
 pub fn resource(kind: &str, plural: &str) -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(API_GROUP, API_VERSION, kind), plural)
-}
-
-fn is_withdrawn(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == WITHDRAWN_CONDITION && condition.status == "True")
 }
 
 fn applied() -> PatchParams {

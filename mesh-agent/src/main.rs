@@ -89,7 +89,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Probe => print(&app::describe_probe()?)?,
         Command::Cni => return Ok(mesh_agent::cni::plugin::run()),
-        Command::Uninstall(args) if args.kubernetes => runtime()?.block_on(app::uninstall_cluster())?,
+        Command::Uninstall(args) if args.kubernetes => {
+            runtime()?.block_on(app::uninstall_cluster(Duration::from_secs(args.timeout)))?;
+        }
         Command::Uninstall(args) => {
             // First what would start pods in the mesh.
             app::uninstall_plugin(&args.place, &args.cni_known).context("take the CNI plugin off the node")?;

@@ -2,24 +2,21 @@
 //!
 //! Sources build a new one and publish it whole; a connection keeps the one it began with.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use crate::config::{ConfigDigest, MeshConfig};
+use crate::config::{ConfigDigest, MeshConfig, Released};
 use crate::model::crl::Crl;
 use crate::model::mesh::Mesh;
 use crate::model::rego::RegoSettings;
 use crate::model::revocation::Serial;
-use crate::model::service::{Service, ServiceUid};
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::TrustBundle;
-use crate::model::workload::{NodeName, Workload, WorkloadUid};
+use crate::model::workload::{NodeName, PodUid, Workload, WorkloadUid};
 use crate::policy::{Addresses, Finding, Modes, PolicyIndex, Roster, findings};
 
-mod change;
+mod addresses;
 mod explain;
 mod older;
 #[cfg(test)]
@@ -29,7 +26,7 @@ mod revocation;
 mod route;
 mod service;
 
-pub use change::needs_restart;
+use addresses::Services;
 pub use explain::{Arrival, Explanation, explain};
 pub use older::older_than_enrolment;
 pub use rego::rego_input;
@@ -50,7 +47,9 @@ pub struct MeshState {
     workloads: Roster,
     by_address: HashMap<IpAddr, Arc<Workload>>,
     outside: BTreeSet<IpAddr>,
-    services: HashMap<IpAddr, Arc<Service>>,
+    unaddressed: BTreeMap<WorkloadUid, (PodUid, &'static str)>,
+    released: Released,
+    services: Services,
     policies: PolicyIndex,
     modes: Modes,
     revoked: Revoked,
@@ -68,7 +67,9 @@ impl MeshState {
     /// Indexes the configuration that comes after that of `before`, and takes over what is the same.
     pub fn after(config: MeshConfig, before: Option<&Self>) -> Self {
         let revoked = Revoked::of(&config);
-        let MeshConfig { mesh, workloads, outside, federated, authorization, peer_authentication, .. } = config;
+        let MeshConfig { mesh, workloads, outside, unaddressed, released, .. } = config;
+        let (federated, authorization, peer_authentication) =
+            (config.federated, config.authorization, config.peer_authentication);
         let workloads = Roster::new(workloads);
         let policies = PolicyIndex::new(&mesh, &workloads, &authorization, before.map(|before| &before.policies));
         let modes = Modes::new(&mesh, &workloads, &peer_authentication, before.map(|before| &before.modes));
@@ -76,11 +77,11 @@ impl MeshState {
         for workload in workloads.iter() {
             by_address.extend(workload.addresses.iter().map(|address| (*address, Arc::clone(workload))));
         }
-        let services = config.services.into_iter().flat_map(|service| {
-            let addresses = service.addresses.clone();
-            addresses.into_iter().map(move |address| (address, Arc::clone(&service)))
-        });
-        let (services, pod_ranges) = (services.collect(), Addresses::of(&mesh.pod_ranges));
+        let pod_ranges = Addresses::of(&mesh.pod_ranges);
+        let is_pods = |address: &IpAddr| {
+            by_address.contains_key(address) || outside.contains(address) || pod_ranges.contains(*address)
+        };
+        let services = Services::new(config.services, config.service_space, is_pods);
         let (rego, digest) = (config.rego, config.digest);
         Self {
             mesh,
@@ -88,6 +89,8 @@ impl MeshState {
             workloads,
             by_address,
             outside,
+            unaddressed,
+            released,
             services,
             policies,
             modes,
@@ -111,16 +114,6 @@ impl MeshState {
     /// The workload that has this address.
     pub fn at(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         self.by_address.get(&address.to_canonical())
-    }
-
-    /// The service that has this address.
-    pub fn service_at(&self, address: IpAddr) -> Option<&Arc<Service>> {
-        self.services.get(&address.to_canonical())
-    }
-
-    /// The service of this name.
-    pub fn service(&self, uid: &ServiceUid) -> Option<&Arc<Service>> {
-        self.services.values().find(|service| service.uid == *uid)
     }
 
     /// The workload of this name.
@@ -168,12 +161,14 @@ impl MeshState {
         self.workloads.iter().filter(move |workload| workload.node == *node)
     }
 
-    /// Every range whose connections the kernel diverts: the pod ranges, and each address of a workload or a service outside of
-    /// them.
-    pub fn diverted(&self) -> impl Iterator<Item = IpNet> {
-        let all = self.by_address.keys().chain(self.services.keys()).copied();
-        let apart = all.filter(|address| !self.in_pod_ranges(*address));
-        self.mesh.pod_ranges.iter().copied().chain(apart.map(IpNet::from))
+    /// The node's pods that are in the mesh and that nobody can connect to, each with the reason.
+    pub fn unaddressed(&self) -> &BTreeMap<WorkloadUid, (PodUid, &'static str)> {
+        &self.unaddressed
+    }
+
+    /// Whose networking is plain again where the mesh has held it.
+    pub fn released(&self) -> &Released {
+        &self.released
     }
 
     /// Whether a pod that is not in the mesh has this address.

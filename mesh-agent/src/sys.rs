@@ -9,6 +9,7 @@ pub mod harden;
 pub mod http;
 pub mod interrupt;
 pub mod ktls;
+pub mod kubelet;
 pub mod link;
 pub mod netns;
 pub mod pod;

@@ -12,6 +12,11 @@ pub const DIVERT_FIRST_PORT: u16 = 15_872;
 /// destinations would meet in one local address pair.
 pub const DIVERT_PORTS: u16 = 64;
 
+/// The value of a range in `DESTINATIONS` that is diverted.
+pub const DIVERTED: u32 = 1;
+/// The value of one that is not, though a wider range that has it is.
+pub const EXEMPT: u32 = 2;
+
 /// Deepest cgroup level that pods are looked for; the cgroup2 mount is level 0.
 pub const MAX_CGROUP_LEVEL: u32 = 16;
 

@@ -16,11 +16,11 @@ use crate::world::Node;
 /// Each node has its own loopback, so all agents can have the same port.
 pub(crate) const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
 
-/// The agent's least privilege, in setpriv's form; the README has the list.
-const CAPABILITIES: &str = ",+bpf,+net_admin,+sys_admin,+net_bind_service";
+/// The agent's least privilege in a cluster: what the DaemonSet gives.
+pub const CAPABILITIES: [&str; 5] = ["BPF", "NET_ADMIN", "NET_BIND_SERVICE", "SYS_ADMIN", PTRACE];
 
-/// What it needs besides in a cluster, where it finds pods by their processes.
-const CLUSTER_CAPABILITIES: &str = ",+sys_ptrace";
+/// Only in a cluster it finds pods by their processes.
+const PTRACE: &str = "SYS_PTRACE";
 
 /// How much of a log an error quotes.
 const QUOTED_LINES: usize = 30;
@@ -125,8 +125,9 @@ impl Agent {
     fn spawn(&mut self) -> Result<()> {
         // Every test runs with what the README says that the agent needs, and nothing more.
         let mut command = self.place.command("setpriv");
-        let besides = if self.cluster.is_some() { CLUSTER_CAPABILITIES } else { "" };
-        command.arg(format!("--bounding-set=-all{CAPABILITIES}{besides}"));
+        let needed = CAPABILITIES.iter().filter(|name| self.cluster.is_some() || **name != PTRACE);
+        let needed: String = needed.map(|name| format!(",+{}", name.to_lowercase())).collect();
+        command.arg(format!("--bounding-set=-all{needed}"));
         if let Some(descriptors) = self.descriptors {
             command.arg("prlimit").arg(format!("--nofile={descriptors}:{descriptors}"));
         }
@@ -160,7 +161,9 @@ impl Agent {
             }
             // Until it listens, connecting fails.
             let answer = metrics::get(&self.place.netns, ADMIN, "/readyz");
-            Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
+            let is_ready = answer.is_ok_and(|answer| answer.status == 200);
+            // Ready is who has tried each: here nothing goes on before all are served.
+            Ok((is_ready && self.metric("mesh_workloads_pending", &[])? == 0.0).then_some(()))
         });
         self.quoting(ready)
     }
@@ -328,4 +331,18 @@ fn access_line(line: &str) -> Option<AccessLine> {
         object.extend(fields);
     }
     Some(AccessLine(object))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_run_with_what_the_daemonset_gives() {
+        let manifest = include_str!("../../deploy/base/agent.yaml");
+        let (_, added) = manifest.split_once("drop: [ALL]\n              add:\n").unwrap();
+        let entries = added.lines().map_while(|line| line.trim().strip_prefix("- "));
+        let given: Vec<_> = entries.map(|entry| entry.split(" #").next().unwrap_or(entry)).collect();
+        assert_eq!(given, CAPABILITIES);
+    }
 }

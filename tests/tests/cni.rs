@@ -17,15 +17,18 @@ use mesh_tests::process::{Place, Process};
 use mesh_tests::scale;
 use mesh_tests::stage::MARKER;
 use mesh_tests::wait::{LIMIT, wait_until};
-use mesh_tests::world::World;
+use mesh_tests::world::{PodSpec, World};
 use serde_json::Value;
+
+#[path = "cni/first.rs"]
+mod first;
+
+use first::the_first_connection_of_every_pod_is_diverted;
 
 /// What the plugin may add to the start of a pod, without what it waits for.
 const QUICK: Duration = Duration::from_millis(50);
 const PLUGIN: &str = "hauberk-cni";
 const PORT: u16 = 7000;
-/// Pods that start one after another, each with a connection as the first thing that it does.
-const PODS: u32 = 50;
 /// What a node's network is before we come; written as people write.
 const NETWORK: &str = r#"{
   "cniVersion": "1.0.0", "name": "podnet",
@@ -49,6 +52,11 @@ apiVersion: v1
 kind: Node
 metadata: {name: a}
 spec: {podCIDR: 10.42.1.0/24, podCIDRs: [10.42.1.0/24]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: b}
+spec: {podCIDR: 10.42.2.0/24, podCIDRs: [10.42.2.0/24]}
 ---
 apiVersion: mesh.hauberk.dev/v1alpha1
 kind: Mesh
@@ -77,7 +85,12 @@ struct Pod {
 
 impl Stage {
     fn start() -> Result<Self> {
-        let world = World::builder().node("a").node("b").build()?;
+        let world = World::builder()
+            .node("a")
+            .node("b")
+            .pod(PodSpec::outsider("remote"))
+            .pod(PodSpec::outsider("open"))
+            .build()?;
         let (node, directory) = (world.node("a"), world.directory());
         let [bin, configuration, own, ca] = ["bin", "net.d", "agent", "ca"].map(|name| directory.join(name));
         for path in [&bin, &configuration, &own] {
@@ -168,9 +181,9 @@ fn pod_document(namespace: &str, name: &str) -> String {
     )
 }
 
-fn serve(pod: &Pod) -> Result<Process> {
-    let mut command = pod.place.command(app::find()?);
-    let mut process = pod.place.spawn(command.args(["serve", "--port", &PORT.to_string()]))?;
+fn serve(place: &Place) -> Result<Process> {
+    let mut command = place.command(app::find()?);
+    let mut process = place.spawn(command.args(["serve", "--port", &PORT.to_string()]))?;
     process.wait_line("the server listens", |line| line.contains("listening"))?;
     Ok(process)
 }
@@ -201,7 +214,7 @@ fn pods_are_in_the_mesh_before_they_run_and_leave_it_with_their_sandbox() -> Res
 
     let server = stage.pod("shop", "server")?;
     let server_result = stage.add(&server)?;
-    let _serving = serve(&server)?;
+    let serving = serve(&server.place)?;
     let served = ["wait", "-n", "shop", "pod/server", "--for=condition=mesh.hauberk.dev/Served", "--timeout=30s"];
     stage.api.kubectl(&served)?;
 
@@ -216,7 +229,7 @@ fn pods_are_in_the_mesh_before_they_run_and_leave_it_with_their_sandbox() -> Res
     claims::is_refused(&call(&outsider, &address(&server_result)?)?)?;
     stage.runtime.check(&client.sandbox, &client_result)?;
 
-    the_first_connection_of_every_pod_is_diverted(&stage, &address(&server_result)?)?;
+    the_first_connection_of_every_pod_is_diverted(&stage)?;
     a_pod_that_nobody_knows_fails(&stage)?;
     a_pod_leaves_with_its_sandbox(&stage, &client, &client_result, &server)?;
     only_sandboxes_that_are_gone_are_collected(&stage, &client, &server)?;
@@ -226,6 +239,8 @@ fn pods_are_in_the_mesh_before_they_run_and_leave_it_with_their_sandbox() -> Res
     a_pod_stays_in_the_mesh_when_its_agent_comes_back(&stage, &client, &address(&server_result)?)?;
     claims::answer_is_right(&call(&nested.pod, &address(&server_result)?)?)
         .context("in the namespace of its sandbox")?;
+    who_loses_its_address_is_closed(&mut stage, &client, &outsider, &address(&server_result)?)?;
+    who_is_gone_from_the_api_is_closed_while_it_runs(&stage, serving, &outsider, &address(&server_result)?)?;
     nothing_is_left(stage)
 }
 
@@ -265,30 +280,6 @@ fn garbage_is_answered_by_the_book(stage: &Stage) -> Result<()> {
     assert_eq!(code(&whole, br#"{"cniVersion":"9.9.9"}"#)?, 1);
     assert_eq!(code(&whole[..1], ours.as_bytes())?, 4);
     assert_eq!(code(&whole, ours.as_bytes())?, 7);
-    Ok(())
-}
-
-/// One that isn't would reach the strict server as plaintext, and be denied there.
-fn the_first_connection_of_every_pod_is_diverted(stage: &Stage, server: &str) -> Result<()> {
-    let names: Vec<_> = (0..scale::less(PODS)).map(|number| format!("pod-{number}")).collect();
-    let documents: Vec<_> = names.iter().map(|name| pod_document("shop", name)).collect();
-    stage.api.apply(&documents.join("---\n"))?;
-    let path = "jsonpath={range .items[*]}{.metadata.name} {.metadata.uid}{\"\\n\"}{end}";
-    let uids = stage.api.kubectl(&["get", "pods", "-n", "shop", "-o", path])?;
-    let denied = || {
-        Ok::<_, anyhow::Error>(stage.agent.access_lines()?.iter().filter(|line| line.field("outcome") != "ok").count())
-    };
-    let before = denied()?;
-    for name in &names {
-        let uid = uids.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).context("no uid")?;
-        let pod = stage.sandbox("shop", name, uid)?;
-        let result = stage.add(&pod)?;
-        claims::answer_is_right(&call(&pod, server)?)?;
-        let peer = format!("spiffe://mesh.test/ns/shop/sa/{name}");
-        stage.agent.wait_access(&[("direction", "inbound"), ("outcome", "ok"), ("peer.id", &peer)])?;
-        stage.runtime.del(&pod.sandbox, &result)?;
-    }
-    ensure!(denied()? == before, "a connection was denied");
     Ok(())
 }
 
@@ -442,6 +433,51 @@ fn a_pod_stays_in_the_mesh_when_its_agent_comes_back(stage: &Stage, client: &Pod
         let lines = stage.agent.access_lines()?;
         Ok((lines.iter().filter(|line| line.has(&two)).count() == 2).then_some(()))
     })
+}
+
+/// By a mistake or by a lie, another pod has the server's address. That takes it out of everybody's reach, and not out of the mesh.
+fn who_loses_its_address_is_closed(stage: &mut Stage, client: &Pod, outsider: &Pod, server: &str) -> Result<()> {
+    stage.api.apply(&pod_document("plain", "thief"))?;
+    let status = format!(r#"{{"status":{{"phase":"Running","podIP":"{server}","podIPs":[{{"ip":"{server}"}}]}}}}"#);
+    let patch = ["patch", "pod", "thief", "-n", "plain", "--subresource=status", "--type=merge", "-p", &status];
+    stage.api.kubectl(&patch)?;
+    let fenced = |stage: &Stage| {
+        wait_until(LIMIT, "the server is fenced", || {
+            // An agent that has just begun doesn't answer yet.
+            let told = stage.workloads().unwrap_or_default();
+            Ok(told.contains("another pod claims its address too").then_some(()))
+        })
+    };
+    fenced(stage)?;
+    for pod in [outsider, client] {
+        claims::is_refused(&call(pod, server)?)?;
+    }
+    // A new agent finds it so, and leaves it so.
+    stage.agent.kill9()?;
+    stage.agent.start_again()?;
+    fenced(stage)?;
+    claims::is_refused(&call(outsider, server)?)?;
+    stage.api.kubectl(&["delete", "pod", "thief", "-n", "plain", "--force", "--grace-period=0"])?;
+    wait_until(LIMIT, "the server is served again", || {
+        Ok(claims::answer_is_right(&call(client, server)?).is_ok().then_some(()))
+    })?;
+    claims::is_refused(&call(outsider, server)?)
+}
+
+/// `kubectl delete --force` takes the object at once, and the processes later.
+fn who_is_gone_from_the_api_is_closed_while_it_runs(
+    stage: &Stage,
+    serving: Process,
+    outsider: &Pod,
+    server: &str,
+) -> Result<()> {
+    stage.api.kubectl(&["delete", "pod", "server", "-n", "shop", "--force", "--grace-period=0"])?;
+    wait_until(LIMIT, "the server is fenced", || {
+        Ok(stage.workloads()?.contains("no address of it is known any more").then_some(()))
+    })?;
+    claims::is_refused(&call(outsider, server)?)?;
+    drop(serving);
+    stage.wait_workload("shop/server", false)
 }
 
 fn nothing_is_left(mut stage: Stage) -> Result<()> {

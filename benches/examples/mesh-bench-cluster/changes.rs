@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::load::{pods, start_pod};
+use crate::load::{pods, slices, start_pod};
 use crate::objects::{self, Plan};
 
 /// Next to each other in number are pods of one workload; so far apart are pods that are changed one after the other.
@@ -24,6 +24,7 @@ pub(super) struct Made {
 }
 
 /// One round: a pod is replaced, which is three changes (deleted, made, running), one gets another label, and two another status alone.
+/// The EndpointSlice of the one that is replaced changes twice, which isn't counted.
 const OF_A_ROUND: u32 = 6;
 const PODS_OF_A_ROUND: u32 = 4;
 
@@ -61,7 +62,9 @@ async fn change(client: &Client, plan: &Plan, round: u32, numbers: [u32; 4]) -> 
     let name = objects::name(replaced, 0);
     let at_once = DeleteParams::default().grace_period(0);
     pods(client, &objects::namespace(replaced)).delete(&name, &at_once).await.context("delete a pod")?;
+    set_endpoints(client, plan, replaced, Some(replaced)).await?;
     start_pod(client, plan, replaced, objects::name(replaced, 1)).await?;
+    set_endpoints(client, plan, replaced, None).await?;
     let label = Patch::Merge(json!({"metadata": {"labels": {"version": format!("v{}", round + 2)}}}));
     let labels = pods(client, &objects::namespace(labelled));
     labels.patch(&objects::name(labelled, 0), &PatchParams::default(), &label).await.context("label a pod")?;
@@ -73,5 +76,14 @@ async fn change(client: &Client, plan: &Plan, round: u32, numbers: [u32; 4]) -> 
         let name = objects::name(number, 0);
         statuses.patch_status(&name, &PatchParams::default(), &status).await.context("change a pod's status")?;
     }
+    Ok(())
+}
+
+/// As the controller of EndpointSlices does.
+async fn set_endpoints(client: &Client, plan: &Plan, pod: u32, without: Option<u32>) -> Result<()> {
+    let Some(name) = plan.slice_of(pod) else { return Ok(()) };
+    let slices = slices(client, &objects::namespace(pod));
+    let patch = Patch::Merge(json!({"endpoints": plan.endpoints(pod, without)}));
+    slices.patch(&name, &PatchParams::default(), &patch).await.context("change an EndpointSlice")?;
     Ok(())
 }

@@ -37,8 +37,16 @@ pub(super) async fn start_pod(client: &Client, plan: &Plan, number: u32, name: S
 
 /// The pods of one namespace.
 pub(super) fn pods(client: &Client, namespace: &str) -> Api<DynamicObject> {
-    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", "Pod"), "pods");
-    Api::namespaced_with(client.clone(), namespace, &resource)
+    of(client, namespace, &GroupVersionKind::gvk("", "v1", "Pod"), "pods")
+}
+
+/// The EndpointSlices of one namespace.
+pub(super) fn slices(client: &Client, namespace: &str) -> Api<DynamicObject> {
+    of(client, namespace, &GroupVersionKind::gvk("discovery.k8s.io", "v1", "EndpointSlice"), "endpointslices")
+}
+
+fn of(client: &Client, namespace: &str, kind: &GroupVersionKind, plural: &str) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk_with_plural(kind, plural))
 }
 
 async fn all(requests: impl Iterator<Item = impl Future<Output = Result<()>>>) -> Result<()> {

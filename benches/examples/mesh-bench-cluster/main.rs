@@ -30,6 +30,11 @@ const READY: Duration = Duration::from_secs(120);
 /// After this the first list is long gone.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// What it may cost with the sizes that are the defaults.
+const MOST_MIB: u64 = 150;
+const MOST_S_UNTIL_READY: f64 = 10.0;
+const MOST_OF_A_CORE: f64 = 0.1;
+
 /// Measure one agent in a large cluster.
 #[derive(Parser)]
 struct Options {
@@ -44,6 +49,9 @@ struct Options {
     /// For how long, in seconds
     #[arg(long, default_value_t = 30)]
     seconds: u32,
+    /// Fail if it costs more than it may
+    #[arg(long)]
+    check: bool,
 }
 
 fn main() -> Result<ExitCode> {
@@ -119,7 +127,8 @@ fn main() -> Result<ExitCode> {
         ("processor time of a change", format!("{:.0} us", used.cpu.as_secs_f64() * 1e6 / f64::from(made.count))),
     ];
     rows.iter().for_each(|(what, value)| say(&format!("| {what} | {value} |")));
-    Ok(ExitCode::SUCCESS)
+    let is_within = ready_s <= MOST_S_UNTIL_READY && after.peak <= MOST_MIB << 20 && share(&used) <= MOST_OF_A_CORE;
+    Ok(if is_within || !options.check { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the program is for")]
@@ -133,7 +142,12 @@ fn mib(bytes: u64) -> String {
 }
 
 fn percent(used: &Usage) -> String {
-    format!("{:.1} % of a core", 100.0 * used.cpu.as_secs_f64() / used.elapsed.as_secs_f64())
+    format!("{:.1} % of a core", 100.0 * share(used))
+}
+
+/// Of one processor.
+fn share(used: &Usage) -> f64 {
+    used.cpu.as_secs_f64() / used.elapsed.as_secs_f64()
 }
 
 /// Lets time pass, which is what is measured.

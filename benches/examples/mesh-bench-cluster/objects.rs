@@ -27,7 +27,7 @@ pub(super) struct Plan {
     #[arg(long, default_value_t = 500)]
     pub(super) nodes: u32,
     /// Services with an EndpointSlice each
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 500)]
     pub(super) services: u32,
 }
 
@@ -81,14 +81,25 @@ impl Plan {
             let service = json!({"apiVersion": "v1", "kind": "Service",
                 "metadata": {"name": name, "namespace": namespace},
                 "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
-            let endpoints: Vec<_> = (pod..pod + PODS_AN_APP)
-                .map(|pod| json!({"addresses": [self.address(pod)], "conditions": {"ready": true, "serving": true}}))
-                .collect();
+            let endpoints = self.endpoints(pod, None);
             let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
                 "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": name}},
                 "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints});
             (service, slice)
         })
+    }
+
+    /// The endpoints of the Service of this pod, but for `without`.
+    pub(super) fn endpoints(self, pod: u32, without: Option<u32>) -> Vec<Value> {
+        let first = pod / PODS_AN_APP * PODS_AN_APP;
+        let pods = (first..first + PODS_AN_APP).filter(|pod| Some(*pod) != without);
+        pods.map(|pod| json!({"addresses": [self.address(pod)], "conditions": {"ready": true, "serving": true}}))
+            .collect()
+    }
+
+    /// The name of the EndpointSlice that the pod of this number is in, if there is one.
+    pub(super) fn slice_of(self, pod: u32) -> Option<String> {
+        (pod / PODS_AN_APP < self.services).then(|| app(pod))
     }
 
     /// The pod of this number as its workload's controller makes it: with what most pods have, though the agent keeps little of it.

@@ -1,7 +1,9 @@
 //! What `mesh-agent status`, `workloads`, `connections` and `certificates` print for people.
 
 use super::table::{Cell, Style, Tone, render, render_pairs};
-use super::view::{CertificateView, Certificates, ConnectionView, OlderConnections, Status, WorkloadView};
+use super::view::{
+    CertificateView, Certificates, ConnectionView, KubeletStatus, OlderConnections, Status, WorkloadView,
+};
 
 /// `mesh-agent status`.
 pub fn status(status: &Status, style: Style) -> String {
@@ -31,22 +33,29 @@ pub fn status(status: &Status, style: Style) -> String {
         ),
     };
     let workloads = format!("{} in the mesh, {} waiting", status.workloads_enrolled, status.workloads_pending);
-    render_pairs(
-        &[
-            ("node", format!("{}, mesh-agent {}, since {}", status.node, status.version, status.started).into()),
-            ("mesh", format!("{}, {}", status.trust_domain, status.mode).into()),
-            ("ready", ready),
-            ("configuration", configuration),
-            ("issuer", issuer),
-            ("svids", svids.into()),
-            ("workloads", workloads.into()),
-            ("connections", status.connections.to_string().into()),
-            ("older", older(&status.older_connections)),
-            ("data path", paths.join("\n").into()),
-            ("audit log", audit(status)),
-        ],
-        style,
-    )
+    let mut pairs = vec![
+        ("node", format!("{}, mesh-agent {}, since {}", status.node, status.version, status.started).into()),
+        ("mesh", format!("{}, {}", status.trust_domain, status.mode).into()),
+        ("ready", ready),
+        ("configuration", configuration),
+        ("issuer", issuer),
+        ("svids", svids.into()),
+        ("workloads", workloads.into()),
+        ("connections", status.connections.to_string().into()),
+        ("older", older(&status.older_connections)),
+        ("data path", paths.join("\n").into()),
+        ("audit log", audit(status)),
+    ];
+    pairs.extend(status.kubelet.as_ref().map(|status| ("probes", kubelet(status))));
+    render_pairs(&pairs, style)
+}
+
+/// Whether probes reach applications at strict ports.
+fn kubelet(status: &KubeletStatus) -> Cell {
+    match (&status.cgroup, &status.problem) {
+        (Some(cgroup), _) => format!("of the kubelet in {cgroup} pass").into(),
+        (None, problem) => bad(&format!("none pass: {}", problem.as_deref().unwrap_or("no kubelet is known"))),
+    }
 }
 
 /// Connections that the mesh has found, and does not carry as it should.
@@ -189,6 +198,7 @@ mod tests {
                 hash: "c0ffee".to_owned(),
                 ..AuditStatus::default()
             }),
+            kubelet: Some(KubeletStatus { cgroup: Some("/c/kubelet".to_owned()), problem: None }),
             ..Status::default()
         }
     }
@@ -209,6 +219,7 @@ older          0 older than an enrolment were reset
 data path      TLS_AES_256_GCM_SHA384: userspace
 audit log      record 9, signed up to 8
                c0ffee
+probes         of the kubelet in /c/kubelet pass
 ";
         assert_eq!(status(&healthy(), Style::default()), expected);
     }
@@ -222,6 +233,7 @@ audit log      record 9, signed up to 8
         ill.configuration.cluster_answered = None;
         ill.issuer.failing_since = Some("2026-11-23T05:01:00Z".to_owned());
         ill.audit = None;
+        ill.kubelet = Some(KubeletStatus { cgroup: None, problem: Some("not seen".to_owned()) });
         ill.older_connections =
             OlderConnections { destroyed: 1, left: 2, failing: Some("no permission".to_owned()), plaintext: 3 };
         let text = status(&ill, Style::default());
@@ -231,6 +243,7 @@ audit log      record 9, signed up to 8
             "               mesh.yaml: bad\n               web.yaml: bad\n",
             "issuer         no answer since 2026-11-23T05:01:00Z\n",
             "audit log      off\n",
+            "probes         none pass: not seen\n",
             "older          2 older than an enrolment: no permission\n               3 in plaintext and older than STRICT\n",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

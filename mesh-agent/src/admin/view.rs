@@ -17,7 +17,7 @@ pub struct Status {
     pub mode: String,
     /// Since when it runs.
     pub started: String,
-    /// Whether all of the node's workloads are in the mesh.
+    /// Whether it serves: each of the workloads that it found was tried, and the issuer and the CNI plugin are there.
     pub ready: bool,
     /// What keeps it from being ready.
     pub pending: Vec<String>,
@@ -37,6 +37,17 @@ pub struct Status {
     pub older_connections: OlderConnections,
     /// The audit log, if there is one.
     pub audit: Option<AuditStatus>,
+    /// The kubelet, where there should be one.
+    pub kubelet: Option<KubeletStatus>,
+}
+
+/// Whose probes reach applications in every mode.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct KubeletStatus {
+    /// The kubelet's cgroup; `None`: nobody's probes do.
+    pub cgroup: Option<String>,
+    /// Why it isn't known.
+    pub problem: Option<String>,
 }
 
 /// Connections that are older than their workload's enrolment, or in plaintext and older than STRICT.

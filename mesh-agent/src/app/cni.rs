@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
 use super::RunError;
 use crate::args::cni::{CniArgs, CniPlace};
 use crate::cni::conflist;
-use crate::cni::installer::{self, Installer, Seen};
+use crate::cni::installer::{self, Installer};
 use crate::cni::known::Known;
 use crate::cni::plugin::SOCKET;
 use crate::cni::server::CniSocket;
@@ -42,6 +42,8 @@ const FETCH: Duration = Duration::from_secs(3);
 const HOLD: Duration = Duration::from_secs(10);
 /// Pods that have ended and are still shown: more, and a DEL waits.
 const ENDED: usize = 1024;
+/// How often it is looked whether the plugin is in place.
+const LOOK: Duration = Duration::from_millis(200);
 /// How long a file waits that couldn't be written.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -75,6 +77,8 @@ pub(super) struct Facts {
     pub(super) own_namespace: String,
     /// Whether the mesh shall leave the node.
     pub(super) uninstalled: watch::Receiver<bool>,
+    /// Who waits for the plugin to be in place.
+    pub(super) placed: watch::Sender<bool>,
 }
 
 /// Brings back what an earlier agent was told.
@@ -92,34 +96,24 @@ pub(super) fn records_beside(socket: &Path) -> PathBuf {
     socket.with_extension("sandboxes.json")
 }
 
-/// What is known of the plugin on this node.
-pub(super) struct Plugin {
-    /// Whether it has left the node, or was never there.
-    pub(super) has_left: watch::Receiver<bool>,
-    /// Why it isn't as it should be.
-    pub(super) trouble: watch::Receiver<Option<String>>,
-}
-
-/// Starts what the flags ask for.
+/// Starts what the flags ask for. Returns what says whether the plugin has left the node, or was never there.
 pub(super) fn start(
     tasks: &mut JoinSet<Result<(), RunError>>,
     args: CniArgs,
     facts: Facts,
-) -> Result<Plugin, RunError> {
+) -> Result<watch::Receiver<bool>, RunError> {
     let CniPlace { cni_bin_dir, cni_conf_dir } = args.place;
     let socket = args.cni_socket;
     let (left, has_left) = watch::channel(cni_bin_dir.is_none());
-    let (troubled, trouble) = watch::channel(cni_bin_dir.is_some().then(|| installer::UNSETTLED.to_owned()));
-    let plugin = Plugin { has_left, trouble };
     if let (Some(plugins), Some(configuration)) = (cni_bin_dir, cni_conf_dir) {
         let socket = socket.as_deref().unwrap_or(Path::new(SOCKET));
         let entry = conflist::entry(&socket.to_string_lossy(), &args.cni_known.to_string_lossy());
+        tasks.spawn(say_placed(plugins.clone(), configuration.clone(), entry.clone(), facts.placed));
         let installer = Installer::new(plugins, configuration, entry);
         let leave = facts.uninstalled.clone();
-        let seen = Seen { left, trouble: troubled };
-        tasks.spawn(async move { match installer.run(leave, seen).await {} });
+        tasks.spawn(async move { match installer.run(leave, left).await {} });
     }
-    let Some(path) = socket else { return Ok(plugin) };
+    let Some(path) = socket else { return Ok(has_left) };
     let records = Mutex::new(records_beside(&path));
     let bound = CniSocket::bind(&path).map_err(|source| RunError::CniSocket { path, source })?;
     tasks.spawn(tell(facts.members.clone(), facts.own_namespace, args.cni_known, facts.uninstalled));
@@ -141,7 +135,27 @@ pub(super) fn start(
         bound.serve(decide).await;
         Ok(())
     });
-    Ok(plugin)
+    Ok(has_left)
+}
+
+/// Says once that the plugin is in place.
+async fn say_placed(
+    plugins: PathBuf,
+    configuration: PathBuf,
+    entry: String,
+    placed: watch::Sender<bool>,
+) -> Result<(), RunError> {
+    loop {
+        let (plugins, configuration, entry) = (plugins.clone(), configuration.clone(), entry.clone());
+        let look = spawn_blocking(move || {
+            installer::read(&configuration).is_ok_and(|files| installer::is_in_place(&plugins, &files, &entry))
+        });
+        if look.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
+            placed.send_replace(true);
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Takes the plugin off this node, with what it knew.
@@ -352,7 +366,13 @@ impl Decider {
                 return Ok(membership);
             }
             why = match timeout(FETCH, self.members.fetch(name, uid)).await {
-                Ok(Ok(true)) => return Ok(self.members.membership(name, uid).await),
+                Ok(Ok(true)) => match timeout(FETCH, self.members.membership(name, uid)).await {
+                    Ok(membership) => return Ok(membership),
+                    Err(_late) => {
+                        let shown = format!("pod {}/{}: its namespace is not known yet", name.namespace, name.name);
+                        return Err(later(shown));
+                    }
+                },
                 Ok(Ok(false)) => format!("the API server has no such pod with the uid {uid}"),
                 Ok(Err(error)) => format!("the API server can't be asked: {error}"),
                 Err(_late) => "the API server does not answer".to_owned(),

@@ -76,8 +76,8 @@ fn shown(explained: &Explained, output: Output) -> Result<Checked, ExplainError>
 pub(super) fn explained(state: &MeshState, asked: &ExplainRequest, now: SystemTime) -> Result<Explained, ExplainError> {
     let source = find(state, &asked.source)?;
     let destination = destination(state, &asked.destination, &source)?;
-    let service = state.service_at(destination.ip());
-    let (targets, refused) = match service.map(|service| candidates(service, &source, destination)) {
+    let service = state.service_at(destination);
+    let (targets, refused) = match service.map(|service| candidates(state, service, &source, destination)) {
         None => (vec![destination], None),
         Some(Ok(endpoints)) => (endpoints, None),
         Some(Err(none)) => (Vec::new(), Some(none)),

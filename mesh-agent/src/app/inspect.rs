@@ -12,12 +12,14 @@ use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::explain::explained;
+use super::prober::Attested;
+use super::ready::Gate;
 use crate::admin::client::{AskError, ask};
 use crate::admin::show;
 use crate::admin::socket::Inspect;
 use crate::admin::table::Style;
 use crate::admin::view::{
-    AuditStatus, CertificateView, Certificates, CipherPath, Configuration, ConnectionView, IssuerStatus,
+    AuditStatus, CertificateView, Certificates, CipherPath, Configuration, ConnectionView, IssuerStatus, KubeletStatus,
     OlderConnections, Rejected, Status, WorkloadView,
 };
 use crate::args::inspect::{InspectArgs, Output};
@@ -25,9 +27,9 @@ use crate::identity::SvidManager;
 use crate::model::connection::DataPath;
 use crate::model::mesh::{CipherSuite, MtlsMode};
 use crate::model::revocation::Serial;
-use crate::model::workload::NodeName;
-use crate::pod::Readiness;
-use crate::proxy::{Drain, Live, LiveConnections};
+use crate::model::workload::{NodeName, WorkloadUid};
+use crate::pod::{Readiness, Stage};
+use crate::proxy::{Live, LiveConnections};
 use crate::state::MeshState;
 use crate::store::Store;
 use crate::telemetry::audit::{AuditHandle, AuditView};
@@ -44,10 +46,11 @@ pub(super) struct Sources {
     pub(super) data_paths: Arc<DataPaths>,
     pub(super) svids: Arc<SvidManager>,
     pub(super) readiness: Arc<Readiness>,
-    pub(super) drain: Drain,
+    pub(super) gate: Gate,
     pub(super) live: LiveConnections,
     pub(super) audit: Option<AuditHandle>,
     pub(super) cluster: Option<watch::Receiver<Option<SystemTime>>>,
+    pub(super) kubelet: Option<watch::Receiver<Attested>>,
 }
 
 impl Sources {
@@ -67,11 +70,8 @@ impl Sources {
 
     fn status(&self) -> Status {
         let state = self.store.snapshot();
-        let draining = self.drain.has_begun().then(|| "draining".to_owned());
-        let waiting = self.readiness.pending();
-        let workloads_pending = waiting.len();
-        let pending: Vec<_> =
-            draining.into_iter().chain(waiting.into_iter().map(|(uid, why)| format!("{uid}: {why}"))).collect();
+        let pending = self.gate.pending();
+        let workloads_pending = self.readiness.pending().len();
         let config = self.metrics.config_view();
         let issuer = self.svids.view();
         Status {
@@ -96,11 +96,12 @@ impl Sources {
                 issued: issuer.issued,
                 failed: issuer.failed,
             },
-            workloads_enrolled: state.on_node(&self.node).count().saturating_sub(workloads_pending),
+            workloads_enrolled: self.readiness.stages().iter().filter(|(_, _, stage)| *stage == Stage::Served).count(),
             workloads_pending,
             connections: self.live.count(),
             older_connections: self.older(&state),
             audit: self.audit.as_ref().map(|audit| audit_status(audit.view())),
+            kubelet: self.kubelet.as_ref().map(|kubelet| kubelet_status(&kubelet.borrow())),
         }
     }
 
@@ -136,7 +137,14 @@ impl Sources {
                 reason,
             }
         });
-        of_node.collect()
+        // Those of the mesh that are no workloads: nobody has an address of theirs.
+        let is_apart = |uid: &WorkloadUid| state.workload(uid).is_none_or(|workload| workload.node != self.node);
+        let apart = pending.iter().filter(|(uid, _)| is_apart(uid)).map(|(uid, why)| WorkloadView {
+            workload: uid.to_string(),
+            reason: Some(why.clone()),
+            ..WorkloadView::default()
+        });
+        of_node.chain(apart).collect()
     }
 
     fn certificates(&self, now: SystemTime) -> Certificates {
@@ -157,6 +165,11 @@ fn second(time: SystemTime) -> String {
 fn audit_status(view: AuditView) -> AuditStatus {
     let AuditView { sequence, hash, checkpoint, lost, failing } = view;
     AuditStatus { sequence, hash, checkpoint, lost, failing }
+}
+
+fn kubelet_status(attested: &Attested) -> KubeletStatus {
+    let cgroup = attested.as_ref().ok().map(|cgroup| cgroup.display().to_string());
+    KubeletStatus { cgroup, problem: attested.as_ref().err().cloned() }
 }
 
 fn connection(live: &Live) -> ConnectionView {

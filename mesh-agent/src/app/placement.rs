@@ -3,20 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use super::error::{RunError, cgroup_error};
-use crate::args::RunArgs;
-use crate::bpf::Maps;
 use crate::model::workload::NodeName;
 use crate::state::MeshState;
-use crate::sys::netns::Netns;
 use crate::sys::{cgroup, pod};
 
 /// The cgroup that holds the agent and its pods: what is configured, or in a pod what the kubelet calls its root, or all.
-pub(super) fn cgroup_root(args: &RunArgs, mount: &Path) -> Result<PathBuf, RunError> {
-    if let Some(root) = &args.cgroup_root {
-        return Ok(root.clone());
+pub(super) fn cgroup_root(configured: Option<&Path>, kubernetes: bool, mount: &Path) -> Result<PathBuf, RunError> {
+    if let Some(root) = configured {
+        return Ok(root.to_owned());
     }
     let own = cgroup::own(mount).map_err(|source| cgroup_error(Path::new("/proc/self/cgroup"), source))?;
-    let above = args.kubernetes.then(|| pod::root_above(&own)).flatten();
+    let above = kubernetes.then(|| pod::root_above(&own)).flatten();
     Ok(above.unwrap_or(mount).to_owned())
 }
 
@@ -34,17 +31,4 @@ pub(super) fn check_placement(state: &MeshState, node: &NodeName, mount: &Path, 
         return cgroup::lookup(mount, &own).map(|own| own.id).map_err(|source| cgroup_error(&own, source));
     };
     Err(RunError::Placement { own, problem })
-}
-
-/// Tells the kernel whose connections are probes. Without a kubelet, nobody's are.
-pub(super) fn attest_probes(maps: &Maps, configured: Option<&Path>, mount: &Path, root: &Path) -> Result<(), RunError> {
-    let found = pod::kubelet(mount, root).map_err(|source| cgroup_error(Path::new("/proc"), source))?;
-    let Some(path) = configured.or(found.as_deref()) else {
-        return Ok(maps.set_prober(0, 0, 0)?);
-    };
-    let cgroup = cgroup::lookup(mount, path).map_err(|source| cgroup_error(path, source))?;
-    let own = Path::new("/proc/self/ns/net");
-    let own = Netns::open(own).map_err(|source| RunError::Netns { path: own.to_owned(), source })?;
-    tracing::info!(cgroup = %path.display(), "the kubelet's probes reach applications in every mode");
-    Ok(maps.set_prober(cgroup.id, cgroup.level, own.cookie())?)
 }

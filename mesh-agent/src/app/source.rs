@@ -68,7 +68,7 @@ impl Source {
         }
     }
 
-    /// Publishes each good configuration and reports each that isn't, for ever.
+    /// Publishes each good configuration and reports what of it can't be taken, for ever.
     pub(super) async fn run(
         self,
         publisher: Publisher,
@@ -83,24 +83,23 @@ impl Source {
         let (digest, workloads) = (&first.digest, first.workloads.len());
         tracing::info!(target: "audit", %digest, workloads, "configuration taken");
         loop {
-            match source.next().await {
-                Ok(taken) => {
-                    if taken.documents {
-                        metrics.configuration(SystemTime::now(), None);
-                        let policies = taken.config.policy_names();
-                        metrics.keep_policies(|policy| policies.contains(policy));
-                        let (digest, workloads) = (&taken.config.digest, taken.config.workloads.len());
-                        tracing::info!(target: "audit", %digest, workloads, "changed configuration taken");
-                    }
-                    publisher.publish(MeshState::after(taken.config, Some(&publisher.snapshot())));
-                    let shall_leave = source.cluster().is_uninstalled();
-                    uninstall.send_if_modified(|known| std::mem::replace(known, shall_leave) != shall_leave);
-                }
-                Err(rejection) => {
-                    tracing::error!(target: "audit", reason = %rejection, "changed configuration rejected");
-                    metrics.configuration(SystemTime::now(), Some(rejection.to_string()));
+            let taken = source.next().await;
+            if taken.documents {
+                metrics.configuration(SystemTime::now(), None);
+                let policies = taken.config.policy_names();
+                metrics.keep_policies(|policy| policies.contains(policy));
+                let (digest, workloads) = (&taken.config.digest, taken.config.workloads.len());
+                tracing::info!(target: "audit", %digest, workloads, "changed configuration taken");
+                if !taken.pending_restart.is_empty() {
+                    let fields = taken.pending_restart.join(", ");
+                    tracing::error!(target: "audit", fields, "only a restart of the agent can change these");
+                    let waits = format!("only a restart of the agent can change {fields}");
+                    metrics.configuration(SystemTime::now(), Some(waits));
                 }
             }
+            publisher.publish(MeshState::after(taken.config, Some(&publisher.snapshot())));
+            let shall_leave = source.cluster().is_uninstalled();
+            uninstall.send_if_modified(|known| std::mem::replace(known, shall_leave) != shall_leave);
         }
     }
 }

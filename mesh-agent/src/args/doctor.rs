@@ -17,6 +17,12 @@ pub struct DoctorArgs {
     /// Look at the cluster alone: this machine is none of its nodes.
     #[arg(long, requires = "kubernetes")]
     pub no_node: bool,
+    /// Cgroup that holds the agent and its pods, as for `run`.
+    #[arg(long, env = "HAUBERK_CGROUP_ROOT", value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+    /// Cgroup of the kubelet, as for `run`.
+    #[arg(long, env = "HAUBERK_KUBELET_CGROUP", value_name = "DIR")]
+    pub kubelet_cgroup: Option<PathBuf>,
     /// Directory for pins, which should be on a bpf file system.
     #[arg(long, env = "HAUBERK_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf/hauberk")]
     pub bpffs: PathBuf,

@@ -1,6 +1,6 @@
 //! Typed handles of the maps. One lock a map, held for one system call at a time.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::Hash;
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use aya::{Ebpf, Pod};
 use ipnet::IpNet;
 use mesh_common::addr::IpKey;
 use mesh_common::conn::SockFacts;
-use mesh_common::divert::{PodDivert, Settings};
+use mesh_common::divert::{DIVERTED, EXEMPT, PodDivert, Settings};
 use mesh_common::event::Counter;
 use mesh_common::names;
 use mesh_common::steer::PodSteer;
@@ -31,6 +31,9 @@ pub struct Maps {
     counters: PerCpuArray<MapData, u64>,
     pub(super) events: Mutex<RingBuf<MapData>>,
 }
+
+/// Exempt addresses that the kernel is told of: they leave the map room for workloads.
+const MAX_EXEMPT: usize = 16_384;
 
 impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
@@ -82,14 +85,16 @@ impl Maps {
 
     /// Replaces the ranges that pod number `pod` keeps out of the mesh.
     pub fn set_exclusions(&self, pod: u32, ranges: &[IpNet]) -> Result<(), BpfError> {
-        let wanted: Vec<_> = ranges.iter().map(|range| exclusion(pod, range)).collect();
+        let wanted: Vec<_> = ranges.iter().map(|range| (exclusion(pod, range), 1)).collect();
         let of_pod = |key: &[u32; 5]| key[0] == pod;
         replace_keys(&mut lock(&self.excluded), &wanted, of_pod).map_err(in_map(names::EXCLUDED))
     }
 
-    /// Replaces the ranges that are diverted.
-    pub fn set_destinations(&self, ranges: impl Iterator<Item = IpNet>) -> Result<(), BpfError> {
-        let wanted: Vec<_> = ranges.map(|range| prefix(&range)).collect();
+    /// Replaces the ranges that are diverted, and those in them that are not.
+    pub fn set_destinations(&self, diverted: &BTreeSet<IpNet>, exempt: &BTreeSet<IpNet>) -> Result<(), BpfError> {
+        // The exempt come first, or else they would be diverted for a moment. What is too much is diverted, which the agent bears.
+        let exempt = exempt.difference(diverted).take(MAX_EXEMPT).map(|range| (prefix(range), EXEMPT));
+        let wanted: Vec<_> = exempt.chain(diverted.iter().map(|range| (prefix(range), DIVERTED))).collect();
         replace_keys(&mut lock(&self.destinations), &wanted, |_| true).map_err(in_map(names::DESTINATIONS))
     }
 
@@ -144,13 +149,13 @@ impl Maps {
 /// The wanted keys come in before the others leave: a range that stays is never missing.
 fn replace_keys<K: Pod + Eq + Hash>(
     map: &mut LpmTrie<MapData, K, u32>,
-    wanted: &[Key<K>],
+    wanted: &[(Key<K>, u32)],
     ours: impl Fn(&K) -> bool,
 ) -> Result<(), MapError> {
-    for key in wanted {
-        map.insert(key, 1, 0)?;
+    for (key, value) in wanted {
+        map.insert(key, *value, 0)?;
     }
-    let wanted: HashSet<(u32, K)> = wanted.iter().map(|key| (key.prefix_len(), key.data())).collect();
+    let wanted: HashSet<(u32, K)> = wanted.iter().map(|(key, _)| (key.prefix_len(), key.data())).collect();
     let present: Vec<Key<K>> = map.keys().collect::<Result<_, _>>()?;
     for key in present.iter().filter(|key| ours(&key.data()) && !wanted.contains(&(key.prefix_len(), key.data()))) {
         absent_is_fine(map.remove(key))?;

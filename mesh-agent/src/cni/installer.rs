@@ -23,9 +23,6 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The plugin is this program.
 const OWN: &str = "/proc/self/exe";
 
-/// What is said until it has been looked at.
-pub const UNSETTLED: &str = "the CNI configuration has not been looked at yet, or changes";
-
 /// The installer's task.
 #[derive(Debug)]
 pub struct Installer {
@@ -34,27 +31,18 @@ pub struct Installer {
     entry: String,
     binary: Option<Look>,
     seen: Vec<ConfigFile>,
-    is_settled: bool,
     said: Option<String>,
-}
-
-/// What others see of the installer.
-#[derive(Debug)]
-pub struct Seen {
-    /// Whether the plugin is off the node, as it was asked.
-    pub left: watch::Sender<bool>,
-    /// Why the plugin isn't as it should be; `None`: it is.
-    pub trouble: watch::Sender<Option<String>>,
 }
 
 impl Installer {
     /// Will keep the plugin in `plugins` and `entry` (`conflist::entry`) in the configuration.
     pub fn new(plugins: PathBuf, configuration: PathBuf, entry: String) -> Self {
-        Self { plugins, configuration, entry, binary: None, seen: Vec::new(), is_settled: false, said: None }
+        Self { plugins, configuration, entry, binary: None, seen: Vec::new(), said: None }
     }
 
-    /// Looks and puts right, for ever; while `leave` says so, it takes the plugin off the node instead.
-    pub async fn run(mut self, mut leave: watch::Receiver<bool>, others: Seen) -> Infallible {
+    /// Looks and puts right, for ever; while `leave` says so, it takes the plugin off the node instead, and tells `left` once
+    /// that is done.
+    pub async fn run(mut self, mut leave: watch::Receiver<bool>, left: watch::Sender<bool>) -> Infallible {
         loop {
             let leaves = *leave.borrow_and_update();
             // Never cut off: what it does must not come after what is done next.
@@ -65,14 +53,8 @@ impl Installer {
             let (installer, outcome) = look.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
             self = installer;
             let has_left = leaves && outcome.is_ok();
-            others.left.send_if_modified(|known| std::mem::replace(known, has_left) != has_left);
+            left.send_if_modified(|known| std::mem::replace(known, has_left) != has_left);
             self.report(outcome);
-            let trouble = self.said.clone().or_else(|| (!leaves && !self.is_settled).then(|| UNSETTLED.to_owned()));
-            others.trouble.send_if_modified(|known| {
-                let is_news = *known != trouble;
-                *known = trouble;
-                is_news
-            });
             tokio::select! {
                 () = sleep(LOOK) => {}
                 Ok(()) = leave.changed() => {}
@@ -116,14 +98,12 @@ impl Installer {
             self.binary = Some(Look::at(&path)?);
         }
         let files = read(&self.configuration)?;
-        self.is_settled = files == self.seen;
-        if !self.is_settled {
+        if files != self.seen {
             self.seen = files;
             return Ok(Vec::new());
         }
         let steps = conflist::install(&files, &self.entry);
         take(&self.configuration, &steps, &files)?;
-        // What was changed is looked at again before anybody is told.
         match conflist::obstacle(&files).filter(|_| steps.is_empty()) {
             Some(obstacle) => Err(io::Error::other(obstacle)),
             None => Ok(steps),
@@ -140,8 +120,14 @@ pub fn uninstall(plugins: &Path, configuration: &Path) -> io::Result<Vec<Step>> 
     Ok(steps)
 }
 
+/// Whether the runtime finds the plugin, in the configuration that it takes.
+pub fn is_in_place(plugins: &Path, files: &[ConfigFile], entry: &str) -> bool {
+    let is_chained = conflist::install(files, entry).is_empty() && !conflist::remove(files).is_empty();
+    is_chained && conflist::obstacle(files).is_none() && plugins.join(PLUGIN).is_file()
+}
+
 /// All files of a configuration; none where there is no directory yet.
-fn read(directory: &Path) -> io::Result<Vec<ConfigFile>> {
+pub fn read(directory: &Path) -> io::Result<Vec<ConfigFile>> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -224,7 +210,9 @@ mod tests {
             fs::write(&list, LIST.replace("\"n\"", &format!("\"{name}\""))).unwrap();
             fs::set_permissions(&list, fs::Permissions::from_mode(0o600)).unwrap();
             assert_eq!(installer.look().unwrap(), [], "somebody may still be writing");
+            assert!(!is_in_place(&plugins, &read(&configuration).unwrap(), &installer.entry));
             assert_eq!(installer.look().unwrap().len(), 1);
+            assert!(is_in_place(&plugins, &read(&configuration).unwrap(), &installer.entry));
             assert!(fs::read_to_string(&list).unwrap().contains(PLUGIN));
             assert_eq!(fs::metadata(&list).unwrap().permissions().mode() & 0o777, 0o600);
             installer.look().unwrap();

@@ -13,12 +13,12 @@ use super::object::Object;
 use super::rego::{RegoDraft, Source};
 use super::service::{self, ServiceDraft};
 use super::workload::Draft;
-use super::{ConfigDigest, ConfigErrors, MeshConfig, SourceFile};
+use super::{ConfigDigest, ConfigErrors, MeshConfig, Released, SourceFile};
 use crate::model::mesh::{IssuerSource, Mesh};
 use crate::model::policy::{AuthorizationPolicy, PeerAuthentication, PolicyName, Scope};
 use crate::model::rego::{RegoBody, RegoSettings};
 use crate::model::revocation::Revocation;
-use crate::model::service::ServiceUid;
+use crate::model::service::{ServiceSpace, ServiceUid};
 use crate::model::spiffe::{SpiffeId, TrustDomain};
 use crate::model::svid::TrustBundle;
 use crate::model::workload::{NodeName, Workload, WorkloadUid};
@@ -213,11 +213,14 @@ impl Assembly {
                     mesh,
                     workloads: workloads.into_iter().map(Arc::new).collect(),
                     outside,
+                    unaddressed: BTreeMap::new(),
+                    released: Released::default(),
                     authorization: authorization.into(),
                     peer_authentication: peer_authentication.into(),
                     federated: federated.into(),
                     rego,
                     services: services.into_iter().map(Arc::new).collect(),
+                    service_space: ServiceSpace::default(),
                     revocations: revocations.into(),
                     digest,
                 })

@@ -1,26 +1,28 @@
 //! Makes a configuration of a Kubernetes cluster's objects: our own kinds, and the pods that are in the mesh.
 //!
-//! A document with a mistake doesn't hold back the others, as files do: it is refused alone, and its last good form stays.
-//! Only if documents don't go together nothing changes at all.
+//! A document with a mistake doesn't hold back the others, as files do, and no pod: it is refused alone, and its last good form
+//! stays. Pods have what a Workload claims too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::assemble::{Assembly, Place};
-use super::walk::Report;
-use super::{ConfigDigest, ConfigErrors, MeshConfig, object, read};
+use super::{ConfigErrors, MeshConfig, Released};
 use crate::model::cluster::{
     ClusterService, ENROLLED_LABEL, Namespace, Node, ObjectName, Pod, SYSTEM_NAMESPACE, SandboxState, Slice,
 };
 use crate::model::workload::{NodeName, PodUid, WorkloadUid};
 
+mod documents;
 mod pods;
 mod services;
 mod tracked;
 
+use documents::Documents;
+pub use documents::{Told, Written};
 use pods::Made;
 pub use tracked::Tracked;
 
@@ -39,6 +41,8 @@ pub enum Membership {
     System,
     /// The mesh is on its way out.
     Uninstalled,
+    /// Its namespace is not known yet.
+    Unknown,
 }
 
 /// What became of one document.
@@ -52,14 +56,8 @@ pub struct Verdict {
     pub generation: i64,
     /// Every mistake, if it is refused.
     pub mistakes: Option<ConfigErrors>,
-}
-
-/// A document as it came, and how it was judged.
-#[derive(Debug)]
-struct Document {
-    /// The newest without a mistake.
-    good: Option<Value>,
-    verdict: Verdict,
+    /// What its status says so far.
+    pub told: Option<Told>,
 }
 
 /// The objects of a cluster.
@@ -68,18 +66,16 @@ pub struct Cluster {
     own_namespace: String,
     /// The agent's node; `None`: nobody's, for a signing service.
     own_node: Option<NodeName>,
-    documents: BTreeMap<(String, ObjectName), Document>,
+    documents: Documents,
     namespaces: Tracked<String, Namespace>,
     nodes: Tracked<NodeName, Node>,
     pods: Tracked<ObjectName, Pod>,
     services: Tracked<ObjectName, ClusterService>,
     slices: Tracked<ObjectName, Slice>,
+    /// The ranges that Services have their addresses from, by the name of who says so.
+    service_ranges: Tracked<String, Vec<IpNet>>,
     /// What is known of pods of this node that the API doesn't show yet.
     sandboxes: Tracked<PodUid, SandboxState>,
-    /// What the documents make together; `None`: they have changed since.
-    together: Option<Result<MeshConfig, ConfigErrors>>,
-    /// Whether any document was judged since this was asked for.
-    judged: bool,
     made: Made,
 }
 
@@ -89,37 +85,9 @@ impl Cluster {
         Self { own_namespace: own_namespace.to_owned(), own_node: own_node.cloned(), ..Self::default() }
     }
 
-    /// Takes a document of ours as the API has it. A mistake is in the verdict, and its last good form stays.
-    pub fn set_document(&mut self, kind: &str, name: &ObjectName, generation: i64, document: Value) -> &Verdict {
-        let report = Report::default();
-        let lowered = object::lower(&document, &report);
-        let place = Place { file: None, object: object::describe(&document) };
-        let mut mistakes: Vec<_> =
-            report.into_mistakes().into_iter().map(|(field, reason)| place.mistake(field, reason)).collect();
-        if kind == "Workload" {
-            mistakes.extend(self.intrusions(&document).map(|(field, reason)| place.mistake(field, reason)));
-        }
-        let mistakes = (!mistakes.is_empty() || lowered.is_none()).then_some(ConfigErrors(mistakes));
-        let key = (kind.to_owned(), name.clone());
-        let before = self.documents.remove(&key).and_then(|known| known.good);
-        let good = if mistakes.is_none() { Some(document) } else { before.clone() };
-        if good != before {
-            self.together = None;
-        }
-        self.judged = true;
-        let verdict = Verdict { kind: kind.to_owned(), name: name.clone(), generation, mistakes };
-        &self.documents.entry(key).or_insert(Document { good, verdict }).verdict
-    }
-
-    /// What of a Workload is not for its author to say in a cluster: whoever may write one could name another's namespace.
-    fn intrusions(&self, document: &Value) -> impl Iterator<Item = (String, &'static str)> {
-        let spec = &document["spec"];
-        let named = ["netns", "cgroup"].into_iter().filter(|field| !spec[*field].is_null());
-        let on_ours = spec["node"].as_str().is_some_and(|node| self.nodes.get(&NodeName::new(node)).is_some());
-        let placed = named
-            .map(|field| (format!("spec.{field}"), "is not possible in a cluster: what runs on its nodes are pods"));
-        let node = on_ours.then(|| ("spec.node".to_owned(), "is a node of this cluster: what runs there are pods"));
-        placed.chain(node).collect::<Vec<_>>().into_iter()
+    /// Takes a document of ours. A mistake is in the verdict, and its last good form stays.
+    pub fn set_document(&mut self, kind: &str, name: &ObjectName, written: Written) -> &Verdict {
+        self.documents.set(kind, name, written)
     }
 
     /// Pods of the agent's node that should be in the mesh and can't be.
@@ -131,51 +99,48 @@ impl Cluster {
 
     /// Forgets a document.
     pub fn remove_document(&mut self, kind: &str, name: &ObjectName) {
-        let Some(known) = self.documents.remove(&(kind.to_owned(), name.clone())) else { return };
-        self.judged = true;
-        if known.good.is_some() {
-            self.together = None;
-        }
+        self.documents.remove(kind, name);
     }
 
     /// The names of all documents of a kind.
     pub fn documents(&self, kind: &str) -> Vec<ObjectName> {
-        self.documents.keys().filter(|(known, _)| known == kind).map(|(_, name)| name.clone()).collect()
+        self.documents.names(kind)
     }
 
     /// Whether any document was judged: only then can verdicts differ.
     pub fn has_judged(&self) -> bool {
-        self.judged
+        self.documents.were_judged()
     }
 
     /// The same, and from now on it was not.
     pub fn take_judged(&mut self) -> bool {
-        std::mem::take(&mut self.judged)
+        self.documents.take_judged()
+    }
+
+    /// What became of every document, as of the configuration that was made last: alone, and together with the others.
+    pub fn verdicts(&self) -> Vec<Verdict> {
+        self.documents.verdicts()
+    }
+
+    /// From now on the mesh runs with this configuration. Some of its settings stay until the next start.
+    pub fn begin(&mut self, config: &MeshConfig) {
+        self.documents.begin(&config.mesh);
+    }
+
+    /// The settings, by field path, that only a restart takes over as documents have them.
+    pub fn pending_restart(&self) -> &[&'static str] {
+        self.documents.pending_restart()
     }
 
     /// Whether anything has changed since the configuration was made last.
     pub fn has_changed(&self) -> bool {
         let pods = self.pods.has_changed() || self.sandboxes.has_changed();
         let around = self.namespaces.has_changed() || self.nodes.has_changed();
-        self.together.is_none() || pods || around || self.services.has_changed() || self.slices.has_changed()
+        self.documents.have_changed() || pods || around || self.services_have_changed()
     }
 
-    /// What became of every document, as of the configuration that was made last: alone, and together with the others.
-    pub fn verdicts(&self) -> Vec<Verdict> {
-        let together = match &self.together {
-            Some(Err(ConfigErrors(mistakes))) => &mistakes[..],
-            _ => &[],
-        };
-        let judge = |document: &Document| {
-            let mut verdict = document.verdict.clone();
-            let own = document.good.as_ref().and_then(object::describe);
-            let with_others: Vec<_> = together.iter().filter(|mistake| mistake.object == own).cloned().collect();
-            if verdict.mistakes.is_none() && own.is_some() && !with_others.is_empty() {
-                verdict.mistakes = Some(ConfigErrors(with_others));
-            }
-            verdict
-        };
-        self.documents.values().map(judge).collect()
+    fn services_have_changed(&self) -> bool {
+        self.services.has_changed() || self.slices.has_changed() || self.service_ranges.has_changed()
     }
 
     /// All namespaces, to be changed.
@@ -203,6 +168,11 @@ impl Cluster {
         &mut self.slices
     }
 
+    /// The ranges of Services' addresses, to be changed.
+    pub fn service_ranges(&mut self) -> &mut Tracked<String, Vec<IpNet>> {
+        &mut self.service_ranges
+    }
+
     /// What is known of pods of this node before the API shows it, to be changed.
     pub fn sandboxes(&mut self) -> &mut Tracked<PodUid, SandboxState> {
         &mut self.sandboxes
@@ -226,11 +196,14 @@ impl Cluster {
         if name.namespace == SYSTEM_NAMESPACE || name.namespace == self.own_namespace {
             return Membership::System;
         }
-        let namespace = self.namespaces.get(&name.namespace).copied().unwrap_or_default();
-        let wanted = match pod.labels.get(ENROLLED_LABEL).map(String::as_str) {
-            Some("true") => true,
-            Some("false") if namespace.enrolled && namespace.may_opt_out => return Membership::OptedOut,
-            _ => namespace.enrolled,
+        let namespace = self.namespaces.get(&name.namespace).copied();
+        let wanted = match (pod.labels.get(ENROLLED_LABEL).map(String::as_str), namespace) {
+            (Some("true"), _) => true,
+            (_, None) => return Membership::Unknown,
+            (Some("false"), Some(namespace)) if namespace.enrolled && namespace.may_opt_out => {
+                return Membership::OptedOut;
+            }
+            (_, Some(namespace)) => namespace.enrolled,
         };
         match (wanted, pod.host_network) {
             (false, _) => Membership::NotLabelled,
@@ -239,37 +212,89 @@ impl Cluster {
         }
     }
 
-    /// The configuration that all objects make together.
+    /// The configuration that all objects make together. An error only while there was never a Mesh.
     pub fn config(&mut self) -> Result<MeshConfig, ConfigErrors> {
-        let together = match self.together.take() {
-            Some(together) => together,
-            None => self.assemble(),
-        };
-        let config = together.clone();
-        self.together = Some(together);
-        let mut config = config.inspect_err(|_| self.forget_made())?;
+        self.claim();
+        self.forget_changed_services();
+        self.documents.refuse(self.intrusions());
+        let mut config = self.documents.together()?;
         config.mesh.pod_ranges.extend(self.nodes.iter().flat_map(|(_, node)| node.pod_ranges.iter().copied()));
         config.mesh.pod_ranges.sort_unstable();
         config.mesh.pod_ranges.dedup();
         self.add_pods(&mut config);
-        self.services.take_changed();
-        self.slices.take_changed();
-        let zone = self.own_node.as_ref().and_then(|node| self.nodes.get(node)?.zone.as_deref());
-        services::add(&mut config, &self.services, &self.slices, zone);
+        self.add_own(&mut config);
+        self.add_services(&mut config);
         Ok(config)
     }
 
-    fn assemble(&self) -> Result<MeshConfig, ConfigErrors> {
-        let mut assembly = Assembly::default();
-        for document in self.documents.values().filter_map(|document| document.good.as_ref()) {
-            read(&mut assembly, Place { file: None, object: None }, document);
+    /// What of Workloads is not for their authors to say in a cluster: whoever may write one could name another's namespace, or take
+    /// another's address.
+    fn intrusions(&self) -> Vec<documents::Wrong> {
+        let wrong = |(name, form): (&ObjectName, &Arc<Value>)| {
+            let spec = &form["spec"];
+            let mut mistakes = Vec::new();
+            let mut note = |field: String, reason: String| mistakes.push((field, reason));
+            for field in ["netns", "cgroup"].into_iter().filter(|field| !spec[*field].is_null()) {
+                note(
+                    format!("spec.{field}"),
+                    "is not possible in a cluster: what runs on its nodes are pods".to_owned(),
+                );
+            }
+            if spec["node"].as_str().is_some_and(|node| self.nodes.get(&NodeName::new(node)).is_some()) {
+                note("spec.node".to_owned(), "is a node of this cluster: what runs there are pods".to_owned());
+            }
+            if self.pods.get(name).is_some() {
+                note("metadata.name".to_owned(), "is a pod's".to_owned());
+            }
+            for (index, text) in spec["addresses"].as_array().into_iter().flatten().enumerate() {
+                let address = text.as_str().and_then(|text| text.parse::<IpAddr>().ok());
+                if let Some(whose) = address.and_then(|address| self.whose(address.to_canonical())) {
+                    note(format!("spec.addresses[{index}]"), format!("is {whose}"));
+                }
+            }
+            (!mistakes.is_empty()).then(|| (Arc::clone(form), mistakes))
+        };
+        self.documents.forms("Workload").filter_map(wrong).collect()
+    }
+
+    /// Whose an address is, if it is the cluster's.
+    fn whose(&self, address: IpAddr) -> Option<String> {
+        if self.made.is_claimed(address) {
+            return Some("a pod's".to_owned());
         }
-        // Of what authors write: `metadata` and `status` change by themselves.
-        let parts = self.documents.iter().filter_map(|((kind, name), document)| {
-            let spec = document.good.as_ref()?["spec"].to_string();
-            Some((format!("{kind} {}/{}", name.namespace, name.name), spec))
-        });
-        Ok(MeshConfig { digest: ConfigDigest::of_parts(parts), ..assembly.finish()? })
+        let has = |node: &Node| {
+            node.addresses.contains(&address) || node.pod_ranges.iter().any(|range| range.contains(&address))
+        };
+        if let Some((name, _)) = self.nodes.iter().find(|(_, node)| has(node)) {
+            return Some(format!("of the node {name} or its pods"));
+        }
+        if self.service_ranges.iter().flat_map(|(_, ranges)| ranges).any(|range| range.contains(&address)) {
+            return Some("of the range of the cluster's Services".to_owned());
+        }
+        let mut services = self.services.iter();
+        let service = services.find(|(_, service)| service.addresses.contains(&address));
+        service.map(|(name, _)| format!("of the Service {}/{}", name.namespace, name.name))
+    }
+
+    /// Adds what the agent must know of its own node's pods besides those that have an address.
+    fn add_own(&self, config: &mut MeshConfig) {
+        if self.is_uninstalled() {
+            return;
+        }
+        let mut released = BTreeSet::new();
+        let here = self.pods.iter().filter(|(_, pod)| pod.node.is_some() && pod.node == self.own_node);
+        for (name, pod) in here {
+            match self.membership(name, pod) {
+                Membership::In | Membership::Unknown => {
+                    if let Some(why) = self.why_unaddressed(name, pod) {
+                        let uid = WorkloadUid::new(&name.namespace, &name.name);
+                        config.unaddressed.insert(uid, (pod.uid.clone(), why));
+                    }
+                }
+                _ => drop(released.insert(pod.uid.clone())),
+            }
+        }
+        config.released = Released::Pods(released);
     }
 }
 

@@ -8,7 +8,7 @@ use super::error::ConfigError;
 use super::object::{Metadata, labels};
 use super::value;
 use super::walk::Node;
-use crate::model::service::{Affinity, Endpoint, Service, ServicePort, ServiceUid, TrafficPolicy};
+use crate::model::service::{Affinity, Condition, Endpoint, Meant, Service, ServicePort, ServiceUid, TrafficPolicy};
 use crate::model::workload::Workload;
 
 /// A service whose endpoints aren't known yet.
@@ -117,8 +117,9 @@ impl ServiceDraft {
         };
         let endpoint = |address: &IpAddr, target| Endpoint {
             address: SocketAddr::new(*address, target),
-            ready: true,
+            condition: Condition::Ready,
             node: nodes.get(address).map(|workload| workload.node.clone()),
+            meant: Meant::default(),
         };
         let port = |port: &Port| ServicePort {
             port: port.port,
@@ -127,6 +128,7 @@ impl ServiceDraft {
         Service {
             uid: self.uid.clone(),
             addresses: self.addresses.clone(),
+            external: Vec::new(),
             ports: self.ports.iter().map(port).collect(),
             affinity: self.affinity,
             traffic: self.traffic,

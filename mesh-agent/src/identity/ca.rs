@@ -294,7 +294,7 @@ fn leads_to(
     leaf.verify_for_usage(algorithms, &[anchor], above, moment, KeyUsage::server_auth(), None, None).is_ok()
 }
 
-fn validity(certificate: &CertificateDer<'_>) -> Result<Validity, CaError> {
+pub(super) fn validity(certificate: &CertificateDer<'_>) -> Result<Validity, CaError> {
     let parsed = parse(certificate)?;
     Ok(Validity {
         not_before: parsed.validity().not_before.to_datetime().into(),

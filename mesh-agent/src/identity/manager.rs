@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use super::health::Health;
 use super::key::{SecretKey, jitter};
-use super::{IssueError, Issuer, schedule};
+use super::{IssueError, Issuer, ca, schedule};
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::{Trust, X509Svid};
 use crate::telemetry::metrics::IdentityView;
@@ -83,9 +83,15 @@ impl SvidManager {
 
     /// How issuing goes.
     pub fn view(&self) -> IdentityView {
-        let next_expiry = self.entries().values().map(|entry| entry.svid.borrow().not_after).min();
-        let trust_roots = self.trust.borrow().bundle.roots.len();
-        self.health().view(next_expiry, trust_roots)
+        let first = self.held().into_iter().min_by_key(|svid| svid.not_after);
+        let bundle = Arc::clone(&self.trust.borrow().bundle);
+        IdentityView {
+            next_expiry: first.as_ref().map(|svid| svid.not_after),
+            next_lifetime: first.and_then(|svid| svid.not_after.duration_since(svid.not_before).ok()),
+            root_expiry: bundle.roots.iter().filter_map(|root| Some(ca::validity(root).ok()?.not_after)).min(),
+            trust_roots: bundle.roots.len(),
+            ..self.health().view()
+        }
     }
 
     /// Rotates SVIDs when they are due, and asks the issuer for news every `refresh`, for ever.

@@ -4,26 +4,47 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use axum::http::{Request, header};
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview,
     SubjectAccessReviewSpec,
 };
 use k8s_openapi::jiff::fmt::rfc2822;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 use kube::client::Body;
+use kube::core::DynamicObject;
 
-use super::{Kubernetes, KubernetesError, api, is_missing};
+use super::{Kubernetes, KubernetesError, api, is_missing, resource};
 use crate::config::{API_GROUP, API_VERSION, KINDS};
 use crate::model::mesh::IssuerSource;
 
-/// One rule of the agent's roles (deploy/base/agent-rbac.yaml).
+/// One rule of a role.
 struct Need {
     group: &'static str,
     resources: &'static [&'static str],
-    /// Of this object of ours alone; without it of all in the cluster.
-    name: Option<&'static str>,
+    of: Of,
     verbs: &'static [&'static str],
+}
+
+/// Which objects a rule is about.
+#[derive(Clone, Copy)]
+enum Of {
+    /// All in the cluster.
+    Cluster,
+    /// All in our namespace.
+    Ours,
+    /// One in our namespace.
+    Named(&'static str),
+}
+
+/// Whose rights.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Part {
+    /// The agents' (deploy/base/agent-rbac.yaml).
+    Agent,
+    /// The signing service's (deploy/base/ca-rbac.yaml).
+    Ca,
 }
 
 const FOLLOW: &[&str] = &["list", "watch"];
@@ -35,15 +56,59 @@ const OUR_KINDS: [&str; KINDS.len()] = {
     }
     plurals
 };
-const NEEDS: [Need; 7] = [
-    Need { group: "", resources: &["pods", "namespaces", "nodes", "services"], name: None, verbs: FOLLOW },
-    Need { group: "discovery.k8s.io", resources: &["endpointslices"], name: None, verbs: FOLLOW },
-    Need { group: "", resources: &["pods"], name: None, verbs: &["get"] },
-    Need { group: "", resources: &["pods/status"], name: None, verbs: &["patch"] },
-    Need { group: API_GROUP, resources: &OUR_KINDS, name: None, verbs: FOLLOW },
-    Need { group: "", resources: &["configmaps"], name: Some("hauberk-trust-bundle"), verbs: &["get"] },
-    Need { group: "", resources: &["services"], name: Some(IssuerSource::SERVICE), verbs: &["get"] },
+const STATUS: [&str; KINDS.len()] = [
+    "authorizationpolicies/status",
+    "federatedtrustdomains/status",
+    "meshes/status",
+    "peerauthentications/status",
+    "revocations/status",
+    "workloads/status",
 ];
+const WORLD: &[&str] = &["pods", "namespaces", "nodes", "services"];
+const CA: &str = IssuerSource::SERVICE;
+const BUNDLE: &str = "hauberk-trust-bundle";
+
+const fn need(group: &'static str, resources: &'static [&'static str], of: Of, verbs: &'static [&'static str]) -> Need {
+    Need { group, resources, of, verbs }
+}
+
+const AGENT_NEEDS: [Need; 8] = [
+    need("", WORLD, Of::Cluster, FOLLOW),
+    need("discovery.k8s.io", &["endpointslices"], Of::Cluster, FOLLOW),
+    need("networking.k8s.io", &["servicecidrs"], Of::Cluster, FOLLOW),
+    need("", &["pods"], Of::Cluster, &["get"]),
+    need("", &["pods/status"], Of::Cluster, &["patch"]),
+    need(API_GROUP, &OUR_KINDS, Of::Cluster, FOLLOW),
+    need("", &["configmaps"], Of::Named(BUNDLE), &["get"]),
+    need("", &["services"], Of::Named(CA), &["get"]),
+];
+const CA_NEEDS: [Need; 13] = [
+    need("", WORLD, Of::Cluster, FOLLOW),
+    need("discovery.k8s.io", &["endpointslices"], Of::Cluster, FOLLOW),
+    need("networking.k8s.io", &["servicecidrs"], Of::Cluster, FOLLOW),
+    need(API_GROUP, &OUR_KINDS, Of::Cluster, FOLLOW),
+    need(API_GROUP, &STATUS, Of::Cluster, &["patch"]),
+    need(API_GROUP, &["meshes"], Of::Cluster, &["create"]),
+    need("authentication.k8s.io", &["tokenreviews"], Of::Cluster, &["create"]),
+    need("", &["secrets"], Of::Named(CA), &["get"]),
+    need("", &["secrets"], Of::Ours, &["create"]),
+    need("coordination.k8s.io", &["leases"], Of::Named(CA), &["get", "update"]),
+    need("coordination.k8s.io", &["leases"], Of::Ours, &["create"]),
+    need("", &["configmaps"], Of::Named(BUNDLE), &["get", "patch"]),
+    need("", &["configmaps"], Of::Ours, &["create"]),
+];
+
+impl Part {
+    fn needs(self) -> &'static [Need] {
+        match self {
+            Self::Agent => &AGENT_NEEDS,
+            Self::Ca => &CA_NEEDS,
+        }
+    }
+}
+
+/// The policies of deploy/base/admission.yaml, each with a binding of the same name.
+pub const ADMISSION: [&str; 2] = ["hauberk-served", "hauberk-opt-out"];
 
 /// An API server that answers.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -87,10 +152,10 @@ impl Kubernetes {
         }
     }
 
-    /// What an agent may do: `user` in the name of its service account, or `None` for whoever asks.
-    pub async fn rights(&self, user: Option<&str>) -> Result<Rights, KubernetesError> {
+    /// What a part of the mesh may do: `user` in the name of its service account, or `None` for whoever asks.
+    pub async fn rights(&self, part: Part, user: Option<&str>) -> Result<Rights, KubernetesError> {
         let mut rights = Rights::default();
-        for attributes in needs(&self.namespace) {
+        for attributes in needs(part, &self.namespace) {
             let shown = format!("{} {}", attributes.verb.as_deref().unwrap_or_default(), described(&attributes));
             rights.asked += 1;
             if !self.may(user, attributes).await? {
@@ -98,6 +163,34 @@ impl Kubernetes {
             }
         }
         Ok(rights)
+    }
+
+    /// The admission policies that are missing, or whose binding is.
+    pub async fn missing_admission(&self) -> Result<Vec<&'static str>, KubernetesError> {
+        let policies: Api<ValidatingAdmissionPolicy> = Api::all(self.client.clone());
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(self.client.clone());
+        let mut missing = Vec::new();
+        for name in ADMISSION {
+            let policy = policies.get_opt(name).await.map_err(api("look for the admission policies"))?;
+            let binding = bindings.get_opt(name).await.map_err(api("look for the admission policies' bindings"))?;
+            if policy.is_none() || binding.is_none() {
+                missing.push(name);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Every Mesh object, by name, with what keeps it from being accepted.
+    pub async fn meshes(&self) -> Result<Vec<(String, Option<String>)>, KubernetesError> {
+        let meshes: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource("Mesh", "meshes"));
+        let meshes = meshes.list(&ListParams::default()).await.map_err(api("list the Meshes"))?;
+        let judged = |mesh: DynamicObject| {
+            let conditions = mesh.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let refused = conditions.iter().find(|of| of["type"] == "Accepted" && of["status"] == "False");
+            let why = refused.map(|of| of["message"].as_str().unwrap_or_default().to_owned());
+            (mesh.metadata.name.unwrap_or_default(), why)
+        };
+        Ok(meshes.items.into_iter().map(judged).collect())
     }
 
     async fn may(&self, user: Option<&str>, attributes: ResourceAttributes) -> Result<bool, KubernetesError> {
@@ -117,22 +210,28 @@ impl Kubernetes {
 }
 
 /// Every single right.
-fn needs(namespace: &str) -> impl Iterator<Item = ResourceAttributes> {
+fn needs(part: Part, namespace: &str) -> impl Iterator<Item = ResourceAttributes> {
     let each = |need: &'static Need| {
         need.resources.iter().flat_map(move |resource| need.verbs.iter().map(move |verb| (need, *resource, *verb)))
     };
-    NEEDS.iter().flat_map(each).map(move |(need, resource, verb)| {
+    part.needs().iter().flat_map(each).map(move |(need, resource, verb)| {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         ResourceAttributes {
             group: Some(need.group.to_owned()),
             resource: Some(resource.to_owned()),
             subresource: Some(subresource.to_owned()).filter(|part| !part.is_empty()),
-            namespace: need.name.map(|_ours| namespace.to_owned()),
-            name: need.name.map(str::to_owned),
+            namespace: (!matches!(need.of, Of::Cluster)).then(|| namespace.to_owned()),
+            name: need.of.name().map(str::to_owned),
             verb: Some(verb.to_owned()),
             ..ResourceAttributes::default()
         }
     })
+}
+
+impl Of {
+    fn name(self) -> Option<&'static str> {
+        if let Self::Named(name) = self { Some(name) } else { None }
+    }
 }
 
 fn described(attributes: &ResourceAttributes) -> String {
@@ -147,9 +246,8 @@ fn described(attributes: &ResourceAttributes) -> String {
 mod tests {
     use super::*;
 
-    /// `group resource name verb` of every right that the manifest's roles give.
-    fn given() -> BTreeSet<String> {
-        let manifest = include_str!("../../../deploy/base/agent-rbac.yaml");
+    /// `role group resource name verb` of every right that a manifest's roles give.
+    fn given(manifest: &str) -> BTreeSet<String> {
         let documents: Vec<serde_json::Value> =
             manifest.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect();
         let texts = |rule: &serde_json::Value, field: &str| -> Vec<String> {
@@ -157,12 +255,14 @@ mod tests {
             all.iter().map(|text| text.as_str().unwrap().to_owned()).collect()
         };
         let mut given = BTreeSet::new();
-        for rule in documents.iter().filter_map(|document| document["rules"].as_array()).flatten() {
-            let names = texts(rule, "resourceNames");
-            for group in texts(rule, "apiGroups") {
-                for resource in texts(rule, "resources") {
-                    for verb in texts(rule, "verbs") {
-                        given.insert(format!("{group} {resource} {} {verb}", names.join(",")));
+        for document in &documents {
+            for rule in document["rules"].as_array().into_iter().flatten() {
+                let (kind, names) = (document["kind"].as_str().unwrap(), texts(rule, "resourceNames").join(","));
+                for group in texts(rule, "apiGroups") {
+                    for resource in texts(rule, "resources") {
+                        for verb in texts(rule, "verbs") {
+                            given.insert(format!("{kind} {group} {resource} {names} {verb}"));
+                        }
                     }
                 }
             }
@@ -172,18 +272,40 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_what_the_manifests_give() {
-        let asked = NEEDS.iter().flat_map(|need| {
-            need.resources.iter().flat_map(move |resource| {
-                let name = need.name.unwrap_or_default();
-                need.verbs.iter().map(move |verb| format!("{} {resource} {name} {verb}", need.group))
-            })
-        });
-        assert_eq!(asked.collect::<BTreeSet<_>>(), given());
+        for (part, manifest) in [
+            (Part::Agent, include_str!("../../../deploy/base/agent-rbac.yaml")),
+            (Part::Ca, include_str!("../../../deploy/base/ca-rbac.yaml")),
+        ] {
+            let asked = part.needs().iter().flat_map(|need| {
+                need.resources.iter().flat_map(move |resource| {
+                    let kind = if matches!(need.of, Of::Cluster) { "ClusterRole" } else { "Role" };
+                    let name = need.of.name().unwrap_or_default();
+                    need.verbs.iter().map(move |verb| format!("{kind} {} {resource} {name} {verb}", need.group))
+                })
+            });
+            assert_eq!(asked.collect::<BTreeSet<_>>(), given(manifest), "{part:?}");
+        }
+    }
+
+    #[test]
+    fn the_admission_policies_are_those_of_the_manifests() {
+        let manifest = include_str!("../../../deploy/base/admission.yaml");
+        for kind in ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] {
+            let of_kind = |document: &str| document.contains(&format!("\nkind: {kind}\n"));
+            let all: Vec<_> = manifest.split("\n---\n").filter(|document| of_kind(document)).collect();
+            assert_eq!(all.len(), ADMISSION.len(), "{kind}");
+            for name in ADMISSION {
+                assert!(
+                    all.iter().any(|document| document.contains(&format!("metadata: {{name: {name}}}"))),
+                    "{kind} {name}"
+                );
+            }
+        }
     }
 
     #[test]
     fn a_right_is_told_by_its_verb_and_its_object() {
-        let shown: Vec<_> = needs("mesh").map(|attributes| described(&attributes)).collect();
+        let shown: Vec<_> = needs(Part::Agent, "mesh").map(|attributes| described(&attributes)).collect();
         assert!(shown.contains(&"pods/status".to_owned()), "{shown:?}");
         assert!(shown.contains(&"configmaps/hauberk-trust-bundle".to_owned()), "{shown:?}");
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::service::{Affinity, TrafficPolicy};
+use super::service::{Affinity, Condition, TrafficPolicy};
 use super::workload::{NodeName, PodUid};
 
 /// The namespace of the cluster's own parts, which the mesh needs: never in it, and never held up.
@@ -16,6 +16,8 @@ pub const ENROLLED_LABEL: &str = "mesh.hauberk.dev/enrolled";
 pub const OPT_OUT_LABEL: &str = "mesh.hauberk.dev/opt-out";
 /// On the mesh's own namespace: `true` takes every node out of the mesh.
 pub const UNINSTALL_LABEL: &str = "mesh.hauberk.dev/uninstall";
+/// The Service by which pods reach the API server, in the namespace `default`. The API server writes its endpoints itself.
+pub const API_SERVICE: (&str, &str) = ("default", "kubernetes");
 /// The condition of an agent's own Pod by which it says that nothing of the mesh is left on its node.
 pub const WITHDRAWN_CONDITION: &str = "mesh.hauberk.dev/Withdrawn";
 /// The condition of a Pod by which its node's agent says that it is served.
@@ -77,6 +79,8 @@ pub struct Namespace {
 /// A node.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Node {
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
     /// The zone that it is in, if its labels say.
     pub zone: Option<String>,
     /// The ranges that its pods get their addresses from; empty where somebody else than Kubernetes knows.
@@ -88,6 +92,10 @@ pub struct Node {
 pub struct ClusterService {
     /// Its cluster addresses.
     pub addresses: Vec<IpAddr>,
+    /// Those by which it is known outside, too.
+    pub external: Vec<IpAddr>,
+    /// Whether somebody else than kube-proxy stands for it.
+    pub is_proxied_elsewhere: bool,
     /// Its TCP ports: what they are called, and their numbers.
     pub ports: Vec<(String, u16)>,
     /// Which endpoint a client gets.
@@ -115,11 +123,11 @@ pub struct SliceEndpoint {
     /// Its addresses: of one and the same pod.
     pub addresses: Vec<IpAddr>,
     /// Whether it takes connections.
-    pub ready: bool,
-    /// Whether it would take connections, though it is about to go.
-    pub serving: bool,
+    pub condition: Condition,
     /// Where it is.
     pub node: Option<NodeName>,
-    /// Zones that it is meant for; empty: for all.
-    pub zones: Vec<String>,
+    /// Nodes whose clients it is meant for; empty: nobody says.
+    pub for_nodes: Vec<NodeName>,
+    /// Zones whose clients it is meant for; empty: nobody says.
+    pub for_zones: Vec<String>,
 }

@@ -31,6 +31,26 @@ pub struct Mesh {
     pub issuer: IssuerSettings,
 }
 
+impl Mesh {
+    /// The settings, by field path, in which `next` differs and that only a restart of the agent can change.
+    pub fn needs_restart(&self, next: &Self) -> Vec<&'static str> {
+        let Self { trust_domain, mode: _, bounds: _, existing: _, pod_ranges: _, tls, timeouts: _, issuer } = self;
+        let fields = [
+            ("spec.trustDomain", *trust_domain != next.trust_domain),
+            ("spec.tls", *tls != next.tls),
+            ("spec.issuer", *issuer != next.issuer),
+        ];
+        fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+    }
+
+    /// Takes over from `running` what [`Self::needs_restart`] names.
+    pub fn keep_fixed(&mut self, running: &Self) {
+        self.trust_domain = running.trust_domain.clone();
+        self.tls = running.tls.clone();
+        self.issuer = running.issuer.clone();
+    }
+}
+
 /// What becomes of a workload's connections that are older than its enrolment, or in plaintext and older than STRICT.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ExistingConnections {

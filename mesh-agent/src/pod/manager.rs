@@ -1,4 +1,7 @@
-//! Enrols the node's workloads, tries again those that can't be yet, and withdraws what is no longer configured, while it runs too.
+//! Enrols the node's workloads, tries again those that can't be yet, and withdraws what is no longer meant to be in the mesh.
+//!
+//! A pod that only has lost its address, or its object in the API, and still runs is fenced: nobody carries its connections, and none
+//! is plain.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
@@ -6,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -17,11 +21,14 @@ use super::older::Older;
 use super::readiness::{Readiness, Stage};
 use super::sandboxes::Sandboxes;
 use crate::bpf::{BpfError, Kernel, Maps};
+use crate::config::Released;
 use crate::identity::{IssueError, SvidManager};
 use crate::model::spiffe::SpiffeId;
 use crate::model::svid::X509Svid;
-use crate::model::workload::{NodeName, Workload, WorkloadUid};
+use crate::model::workload::{NodeName, PodUid, Workload, WorkloadUid};
+use crate::state::MeshState;
 use crate::store::Store;
+use crate::sys;
 use crate::sys::netns::Netns;
 use crate::telemetry::{Direction, Metrics, chain};
 
@@ -70,6 +77,8 @@ enum Carried<G> {
     Waiting(Vec<(Direction, TcpListener)>),
     /// Whoever gave this.
     By { _until_dropped: G },
+    /// Nobody: they are refused until the pod is a workload again, is released, or is gone.
+    Fenced,
 }
 
 /// The pods of this node that are in the mesh.
@@ -91,29 +100,37 @@ where
         let mut asking: JoinSet<Asked> = JoinSet::new();
         let (mut asked, mut failed) = (BTreeSet::new(), BTreeSet::new());
         // What the kernel has been told: in a large cluster most snapshots differ in other nodes' pods alone.
-        let mut told = None;
+        let mut told: Option<(bool, BTreeSet<IpNet>, BTreeSet<IpNet>)> = None;
         loop {
             let state = self.store.snapshot();
             let wanted: BTreeMap<_, _> = state.on_node(&node).map(|workload| (&workload.uid, workload)).collect();
             // The kernel has one mode a node, for addresses that no workload lists: the strictest.
             let is_strict = wanted.keys().any(|uid| state.modes().is_strict_anywhere(uid));
-            let tell = Some((is_strict, state.diverted().collect::<BTreeSet<_>>()));
+            let tell = Some((is_strict, state.diverted().collect(), state.exempt().collect()));
             if told != tell {
                 maps.set_strict(is_strict)?;
-                maps.set_destinations(tell.iter().flat_map(|(_, ranges)| ranges.iter().copied()))?;
+                if let Some((_, diverted, exempt)) = &tell {
+                    maps.set_destinations(diverted, exempt)?;
+                }
                 told = tell;
             }
-            for (uid, held) in pods.extract_if(.., |uid, _| !wanted.contains_key(uid)) {
+            let is_over = |uid: &WorkloadUid, held: &mut Held<G>| {
+                !wanted.contains_key(uid) && self.lets_go(&state, &held.workload)
+            };
+            for (uid, held) in pods.extract_if(.., is_over).collect::<Vec<_>>() {
                 tracing::info!(target: "audit", workload = %uid, "workload withdrawn");
                 self.withdraw(&maps, &mut numbers, held.netns.cookie())?;
             }
-            self.readiness.keep(|uid| wanted.contains_key(uid), &self.metrics);
+            let fenced = self.fence(&state, &mut pods, |uid| wanted.contains_key(uid));
             let mut waiting = false;
             for (uid, workload) in wanted {
                 let now = pods.get(uid);
                 let is_moved =
                     |cookie| workload.pod.as_ref().is_some_and(|pod| self.sandboxes.is_elsewhere(pod, cookie));
-                let is_same = |held: &Held<G>| held.workload.is_served_as(workload) && !is_moved(held.netns.cookie());
+                let is_same = |held: &Held<G>| {
+                    let is_fenced = matches!(held.carried, Carried::Fenced);
+                    !is_fenced && held.workload.is_served_as(workload) && !is_moved(held.netns.cookie())
+                };
                 if !now.is_some_and(is_same) {
                     // A changed one stays in the kernel's maps meanwhile: it is never without a mesh.
                     let kept = now.map(|held| Arc::clone(&held.netns));
@@ -133,9 +150,9 @@ where
             }
             if !waiting {
                 // Only now is it known whose an old entry is: one without a workload belongs to a pod that is gone.
-                self.withdraw_others(&maps, &mut numbers, &pods)?;
+                waiting |= self.withdraw_others(&maps, &mut numbers, &pods, state.released())?;
             }
-            waiting |= pods.values().any(|held| matches!(held.carried, Carried::Waiting(_)));
+            waiting |= fenced || pods.values().any(|held| matches!(held.carried, Carried::Waiting(_)));
             let retry = Instant::now() + RETRY;
             loop {
                 self.look_for_older(&mut pods).await;
@@ -162,6 +179,46 @@ where
         }
     }
 
+    /// Whether what was a workload is plain again, or no more.
+    fn lets_go(&self, state: &MeshState, workload: &Workload) -> bool {
+        let Some(pod) = &workload.pod else { return true };
+        if state.released().has(pod) || self.sandboxes.has_ended(pod) {
+            return true;
+        }
+        // Deleted by force, or finished by somebody's word: it is in the mesh as long as anything of it runs.
+        match sys::pod::runs(&self.cgroup_root, pod.as_str()) {
+            Ok(runs) => !runs,
+            Err(error) => {
+                tracing::warn!(%error, workload = %workload.uid, "it can't be told whether the pod still runs");
+                false
+            }
+        }
+    }
+
+    /// Lets nobody carry the connections of those that are no workloads now. Returns whether there are any.
+    fn fence(&self, state: &MeshState, pods: &mut Pods<G>, is_wanted: impl Fn(&WorkloadUid) -> bool) -> bool {
+        let unaddressed = state.unaddressed();
+        let is_fenced = |uid: &WorkloadUid, pods: &Pods<G>| pods.contains_key(uid) || unaddressed.contains_key(uid);
+        self.readiness.keep(|uid| is_wanted(uid) || is_fenced(uid, pods), &self.metrics);
+        let mut any = false;
+        for (uid, held) in pods.iter_mut().filter(|(uid, _)| !is_wanted(uid)) {
+            let why =
+                unaddressed.get(uid).map_or("no address of it is known any more, and it still runs", |(_, why)| *why);
+            held.carried = Carried::Fenced;
+            if self.readiness.set(&held.workload, Stage::Held(why.to_owned()), &self.metrics) {
+                tracing::warn!(target: "audit", workload = %uid, reason = why, "workload fenced");
+            }
+            any = true;
+        }
+        for (uid, (pod, why)) in unaddressed.iter().filter(|(uid, _)| !pods.contains_key(uid)) {
+            let stage = Stage::Waiting((*why).to_owned());
+            if self.readiness.set_pod(uid, Some(pod.clone()), stage, &self.metrics) {
+                tracing::warn!(target: "audit", workload = %uid, reason = why, "workload not enrolled");
+            }
+        }
+        any
+    }
+
     /// Looks at the pods that are due for connections that are older than their enrolment.
     async fn look_for_older(&self, pods: &mut Pods<G>) {
         let (state, now, mut destroyed) = (self.store.snapshot(), Instant::now(), 0);
@@ -185,7 +242,7 @@ where
         match self.hold(maps, numbers, workload, kept) {
             Ok(held) => {
                 pods.insert(workload.uid.clone(), held);
-                self.readiness.set(workload, Stage::Held("has no SVID yet".to_owned()), &self.metrics);
+                self.readiness.set(workload, Stage::without_svid(), &self.metrics);
                 true
             }
             Err(error) => {
@@ -273,16 +330,49 @@ where
         self.kernel.detach_pod(cookie)
     }
 
-    fn withdraw_others(&mut self, maps: &Maps, numbers: &mut Numbers, pods: &Pods<G>) -> Result<(), BpfError> {
-        let served: Vec<u64> = pods.values().map(|served| served.netns.cookie()).collect();
-        for (cookie, pod) in maps.pods()?.into_iter().filter(|(cookie, _)| !served.contains(cookie)) {
+    /// Withdraws what an earlier agent has left, but for pods that run and were not released. Returns whether there are such.
+    fn withdraw_others(
+        &mut self,
+        maps: &Maps,
+        numbers: &mut Numbers,
+        pods: &Pods<G>,
+        released: &Released,
+    ) -> Result<bool, BpfError> {
+        let mut known: BTreeSet<u64> = pods.values().map(|served| served.netns.cookie()).collect();
+        let left: Vec<_> = maps.pods()?.into_iter().filter(|(cookie, _)| !known.contains(cookie)).collect();
+        let held = if left.is_empty() { Some(BTreeSet::new()) } else { self.still_held(released) };
+        let mut stays = false;
+        for (cookie, pod) in left {
+            if held.as_ref().is_none_or(|held| held.contains(&pod.cgroup)) {
+                known.insert(cookie);
+                stays = true;
+                continue;
+            }
             maps.remove_pod(cookie, &pod)?;
             numbers.release(cookie);
             tracing::info!(netns.cookie = cookie, "withdrew a pod that is no longer configured");
         }
-        for cookie in self.kernel.pinned_pods()?.into_iter().filter(|cookie| !served.contains(cookie)) {
+        for cookie in self.kernel.pinned_pods()?.into_iter().filter(|cookie| !known.contains(cookie)) {
             self.kernel.detach_pod(cookie)?;
         }
-        Ok(())
+        Ok(stays)
+    }
+
+    /// The ids of the cgroups of pods that run and were not released; `None`: it can't be told.
+    fn still_held(&self, released: &Released) -> Option<BTreeSet<u64>> {
+        if *released == Released::Everybody {
+            return Some(BTreeSet::new());
+        }
+        let is_held = |pod: &PodUid| !released.has(pod) && !self.sandboxes.has_ended(pod);
+        match sys::pod::running(&self.cgroup_root) {
+            Ok(running) => {
+                let held = running.into_iter().filter(|(uid, _)| PodUid::parse(uid).is_none_or(|uid| is_held(&uid)));
+                Some(held.map(|(_, cgroup)| cgroup).collect())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the node's pods can't be listed: what an earlier agent held stays held");
+                None
+            }
+        }
     }
 }

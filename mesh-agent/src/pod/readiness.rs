@@ -1,6 +1,6 @@
 //! How far each of the node's workloads is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -20,6 +20,11 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Held, and its SVID is asked for.
+    pub(super) fn without_svid() -> Self {
+        Self::Held("has no SVID yet".to_owned())
+    }
+
     /// Why it isn't served.
     pub fn why_not(&self) -> Option<&str> {
         match self {
@@ -33,6 +38,8 @@ impl Stage {
 #[derive(Debug)]
 pub struct Readiness {
     all: Mutex<BTreeMap<WorkloadUid, (Option<PodUid>, Stage)>>,
+    /// Those of the beginning whose first try has not ended.
+    untried: Mutex<BTreeSet<WorkloadUid>>,
     changes: watch::Sender<()>,
 }
 
@@ -40,8 +47,15 @@ impl Readiness {
     /// All of these wait. Complete from the start: who asks before the first enrolment must not hear "ready".
     pub fn waiting<'a>(workloads: impl Iterator<Item = &'a Arc<Workload>>) -> Self {
         let not_yet = |workload: &Arc<Workload>| (workload.pod.clone(), Stage::Waiting("not enrolled yet".to_owned()));
-        let all = workloads.map(|workload| (workload.uid.clone(), not_yet(workload))).collect();
-        Self { all: Mutex::new(all), changes: watch::Sender::new(()) }
+        let all: BTreeMap<_, _> = workloads.map(|workload| (workload.uid.clone(), not_yet(workload))).collect();
+        let untried = Mutex::new(all.keys().cloned().collect());
+        Self { all: Mutex::new(all), untried, changes: watch::Sender::new(()) }
+    }
+
+    /// The workloads that were there at the beginning and of which nobody knows yet whether they can be served.
+    pub fn untried(&self) -> Vec<String> {
+        let untried = self.untried.lock().unwrap_or_else(PoisonError::into_inner);
+        untried.iter().map(ToString::to_string).collect()
     }
 
     /// Each workload with its pod and how far it is.
@@ -63,6 +77,7 @@ impl Readiness {
 
     /// Forgets the others.
     pub(super) fn keep(&self, wanted: impl Fn(&WorkloadUid) -> bool, metrics: &Metrics) {
+        self.untried.lock().unwrap_or_else(PoisonError::into_inner).retain(&wanted);
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let before = all.len();
         all.retain(|uid, _| wanted(uid));
@@ -74,10 +89,18 @@ impl Readiness {
 
     /// Returns whether this is news.
     pub(super) fn set(&self, workload: &Workload, stage: Stage, metrics: &Metrics) -> bool {
+        self.set_pod(&workload.uid, workload.pod.clone(), stage, metrics)
+    }
+
+    /// The same of a pod that is no workload.
+    pub(super) fn set_pod(&self, uid: &WorkloadUid, pod: Option<PodUid>, stage: Stage, metrics: &Metrics) -> bool {
+        if stage != Stage::without_svid() {
+            self.untried.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        }
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = (workload.pod.clone(), stage);
-        let is_news = all.get(&workload.uid) != Some(&next);
-        all.insert(workload.uid.clone(), next);
+        let next = (pod, stage);
+        let is_news = all.get(uid) != Some(&next);
+        all.insert(uid.clone(), next);
         count(&all, metrics);
         if is_news {
             self.changes.send_replace(());
@@ -89,4 +112,46 @@ impl Readiness {
 fn count(all: &BTreeMap<WorkloadUid, (Option<PodUid>, Stage)>, metrics: &Metrics) {
     let pending = all.values().filter(|(_, stage)| *stage != Stage::Served).count();
     metrics.workloads(all.len() - pending, pending);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::spiffe::SpiffeId;
+    use crate::model::workload::{Exclusions, NodeName};
+    use crate::telemetry::metrics::Views;
+
+    #[test]
+    fn a_first_try_has_ended_when_it_is_known_whether_there_is_an_svid() {
+        let workload = |name: &str| {
+            Arc::new(Workload {
+                uid: WorkloadUid::new("shop", name),
+                identity: SpiffeId::parse("spiffe://test/ns/shop/sa/web").unwrap(),
+                labels: BTreeMap::new(),
+                node: NodeName::new("a"),
+                addresses: Vec::new(),
+                netns: None,
+                cgroup: None,
+                pod: None,
+                announced: true,
+                exclude: Exclusions::default(),
+            })
+        };
+        let (all, metrics) = (["ended", "refused", "served"].map(workload), Metrics::new(Views::none()));
+        let readiness = Readiness::waiting(all.iter());
+        let [ended, refused, served] = &all;
+        for of in [refused, served] {
+            readiness.set(of, Stage::without_svid(), &metrics);
+        }
+        assert_eq!(readiness.untried().len(), 3);
+        readiness.set(refused, Stage::Held("the issuer refuses".to_owned()), &metrics);
+        readiness.set(served, Stage::Served, &metrics);
+        assert_eq!(readiness.untried(), ["shop/ended"]);
+        readiness.keep(|uid| *uid != ended.uid, &metrics);
+        assert!(readiness.untried().is_empty());
+        assert_eq!(readiness.pending().len(), 1, "who is refused is not served");
+        // Who comes later holds up nobody.
+        readiness.set(&workload("later"), Stage::without_svid(), &metrics);
+        assert!(readiness.untried().is_empty());
+    }
 }

@@ -185,6 +185,11 @@ impl Sandboxes {
         }
     }
 
+    /// Whether a pod's sandbox is gone, and the pod with it.
+    pub(super) fn has_ended(&self, uid: &PodUid) -> bool {
+        self.states.borrow().get(uid) == Some(&SandboxState::Ended)
+    }
+
     /// Waits for a change that this clone has not waited for yet.
     pub(super) async fn changed(&mut self) {
         // This clone holds a sender too, so there is always one.

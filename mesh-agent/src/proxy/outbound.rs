@@ -29,8 +29,8 @@ pub(super) async fn serve(pod: &PodProxy, stream: &TcpStream, summary: &mut Conn
     }
     summary.destination = SocketAddr::new(IpAddr::from(facts.address), facts.port);
     summary.process = Some((command(&facts), facts.tgid));
-    let state = pod.shared.store.snapshot();
-    let endpoint = match choose(&state, &pod.workload, summary.source.ip(), summary.destination, random()) {
+    let (target, route) = settle(pod, summary.source.ip(), summary.destination).await;
+    let endpoint = match target {
         Target::Itself(address) => address,
         Target::Endpoint(service, address) => {
             summary.endpoint = Some((service.uid.clone(), Some(address)));
@@ -41,25 +41,37 @@ pub(super) async fn serve(pod: &PodProxy, stream: &TcpStream, summary: &mut Conn
             return End::Failed(none.reason());
         }
     };
-    drop(state);
-    match settle(pod, endpoint).await {
+    match route {
         Route::Mesh(expected) => mesh(pod, stream, summary, endpoint, &expected).await,
         Route::Plaintext | Route::Unknown(Fallback::Plaintext) => plaintext(pod, stream, summary, endpoint).await,
         Route::Unknown(Fallback::Reset) => End::Denied("unknown_destination"),
     }
 }
 
-/// Routes, and waits a while for a destination that is not known yet. Still unknown: its fallback holds.
-async fn settle(pod: &PodProxy, destination: SocketAddr) -> Route {
+/// Chooses and routes, and does so again for a while with newer snapshots, if what they find is not known yet. Still unknown: its
+/// fallback holds.
+async fn settle(pod: &PodProxy, client: IpAddr, destination: SocketAddr) -> (Target, Route) {
+    let random = random();
+    let find = |state: &MeshState| {
+        let target = choose(state, &pod.workload, client, destination, random);
+        let route = match &target {
+            Target::Itself(address) | Target::Endpoint(_, address) => route(state, &pod.workload, *address),
+            // Refused, and never asked for.
+            Target::Nowhere(..) => Route::Unknown(Fallback::Reset),
+        };
+        (target, route)
+    };
+    let waits =
+        |found: &(Target, Route)| matches!(found, (Target::Itself(_) | Target::Endpoint(..), Route::Unknown(_)));
     let state = pod.shared.store.snapshot();
-    let found = route(&state, &pod.workload, destination);
-    if !matches!(found, Route::Unknown(_)) {
+    let found = find(&state);
+    if !waits(&found) {
         return found;
     }
     let limit = state.mesh().timeouts.unknown_destination;
-    let route = |state: &MeshState| route(state, &pod.workload, destination);
-    let known = pod.shared.store.wait_for(|state| !matches!(route(state), Route::Unknown(_)));
-    timeout(limit, known).await.map_or(found, |state| route(&state))
+    drop(state);
+    let known = pod.shared.store.wait_for(|state| !waits(&find(state)));
+    timeout(limit, known).await.map_or(found, |state| find(&state))
 }
 
 async fn mesh(

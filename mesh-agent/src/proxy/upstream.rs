@@ -162,9 +162,9 @@ fn bind_source(socket: &OwnedFd, source: SocketAddr, way: SourcePort) -> io::Res
     Ok(())
 }
 
-/// Says that the port is the trouble and not the destination: the option or the port isn't to be had.
+/// Says that the port is the trouble and not the destination: the option or the port isn't to be had, or, below 1024, not ours to take.
 fn is_port_trouble(error: &io::Error) -> bool {
-    let no_port = [Errno::ADDRNOTAVAIL, Errno::ADDRINUSE, Errno::NOPROTOOPT, Errno::PERM, Errno::INVAL];
+    let no_port = [Errno::ACCESS, Errno::ADDRNOTAVAIL, Errno::ADDRINUSE, Errno::NOPROTOOPT, Errno::PERM, Errno::INVAL];
     no_port.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
@@ -199,5 +199,12 @@ mod tests {
         assert_eq!(ways(&range, 40_000)[0], SourcePort::Range);
         assert_eq!(ways(&range, 1_000)[0], SourcePort::Repair);
         assert_eq!(ways(&range, 61_000).last(), Some(&SourcePort::Any));
+    }
+
+    #[test]
+    fn a_port_that_takes_a_privilege_is_given_up_and_not_the_connection() {
+        let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        assert!(is_port_trouble(&error(Errno::ACCESS)));
+        assert!(!is_port_trouble(&error(Errno::CONNREFUSED)));
     }
 }

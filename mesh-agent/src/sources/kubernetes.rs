@@ -4,32 +4,35 @@
 //! is `config::Cluster`'s business. While the API server is away, the last state stands.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::core::DynamicObject;
 use kube::{Api, Client};
-use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::config::{API_GROUP, API_VERSION, Cluster, KINDS, MeshConfig, Tracked, Verdict};
+use crate::config::{Cluster, ConfigErrors, KINDS, MeshConfig, Tracked, Verdict, Written};
 use crate::kubernetes::resource;
 use crate::model::cluster::{ClusterService, Namespace, Node, ObjectName, Pod, SandboxState, Slice};
 use crate::model::workload::{NodeName, PodUid, WorkloadUid};
-use crate::state::needs_restart;
 
 mod ask;
 mod follow;
+mod health;
 mod read;
 mod taken;
 
 pub use ask::Members;
 use ask::Question;
-use follow::{News, follow};
+use follow::{News, follow, follow_if_served};
+use health::Health;
+pub use taken::Taken;
 use taken::{Difference, only_pods_differ};
-pub use taken::{Rejection, Taken};
 
 /// How often the API server is asked whether it is there, and how long it may take to answer.
 const ASK: Duration = Duration::from_secs(5);
@@ -45,12 +48,13 @@ pub type Sandboxes = HashMap<PodUid, SandboxState>;
 
 /// News of the cluster.
 enum Change {
-    Document(&'static str, News<(i64, Value)>),
+    Document(&'static str, News<Written>),
     Namespace(News<Namespace>),
     Node(News<Node>),
     Pod(News<Pod>),
     Service(News<ClusterService>),
     Slice(News<Slice>),
+    ServiceRange(News<Vec<IpNet>>),
 }
 
 /// The objects of a cluster, and what of them is in force.
@@ -68,7 +72,8 @@ pub struct KubernetesSource {
     in_force: Option<MeshConfig>,
     /// When the configuration was made last.
     made: Instant,
-    was_rejected: bool,
+    /// What only a restart takes over, as it was told last.
+    pending_restart: Vec<&'static str>,
     verdicts: watch::Sender<Vec<Verdict>>,
     barred: watch::Sender<Vec<(WorkloadUid, PodUid)>>,
     contact: watch::Receiver<Option<SystemTime>>,
@@ -85,33 +90,34 @@ impl KubernetesSource {
     ) -> Self {
         let (sender, changes) = mpsc::channel(QUEUE);
         let mut watchers = JoinSet::new();
-        let mut missing = BTreeSet::from(["EndpointSlice", "Namespace", "Node", "Pod", "Service of the cluster"]);
+        let mut missing =
+            BTreeSet::from(["EndpointSlice", "Namespace", "Node", "Pod", "Service of the cluster", "ServiceCIDR"]);
+        let health = Health::default();
         for (kind, plural) in KINDS {
             missing.insert(kind);
             let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind, plural));
-            let read = move |object: &DynamicObject| {
-                let document = read::document(kind, &format!("{API_GROUP}/{API_VERSION}"), object);
-                Some((object.metadata.generation.unwrap_or_default(), document))
-            };
+            let read = move |object: &DynamicObject| Some(read::document(kind, object));
             let wrap = move |news| Change::Document(kind, news);
-            watchers.spawn(follow(api, kind, read, wrap, sender.clone()));
+            watchers.spawn(follow(api, kind, read, wrap, sender.clone(), health.clone()));
         }
         let namespace = |namespace: &v1::Namespace| Some(read::namespace(namespace.metadata.labels.as_ref()));
-        watchers.spawn(follow(Api::all(client.clone()), "Namespace", namespace, Change::Namespace, sender.clone()));
         let node = |node: &v1::Node| Some(read::node(node));
-        watchers.spawn(follow(Api::all(client.clone()), "Node", node, Change::Node, sender.clone()));
-        watchers.spawn(follow(Api::all(client.clone()), "Pod", read::pod, Change::Pod, sender.clone()));
-        let (service, slice) = (read::service, read::slice);
-        watchers.spawn(follow(
-            Api::all(client.clone()),
-            "Service of the cluster",
-            service,
-            Change::Service,
-            sender.clone(),
-        ));
-        watchers.spawn(follow(Api::all(client.clone()), "EndpointSlice", slice, Change::Slice, sender));
+        macro_rules! watch {
+            ($what:literal, $read:expr, $wrap:expr) => {
+                let (sender, health) = (sender.clone(), health.clone());
+                watchers.spawn(follow(Api::all(client.clone()), $what, $read, $wrap, sender, health));
+            };
+        }
+        watch!("Namespace", namespace, Change::Namespace);
+        watch!("Node", node, Change::Node);
+        watch!("Pod", read::pod, Change::Pod);
+        watch!("Service of the cluster", read::service, Change::Service);
+        watch!("EndpointSlice", read::slice, Change::Slice);
+        let range = |range: &ServiceCIDR| Some(read::service_ranges(range));
+        let ranges: Api<ServiceCIDR> = Api::all(client.clone());
+        watchers.spawn(follow_if_served(ranges, "ServiceCIDR", range, Change::ServiceRange, sender, health.clone()));
         let (heard, contact) = watch::channel(None);
-        watchers.spawn(ask_again(client.clone(), heard));
+        watchers.spawn(ask_again(client.clone(), heard, health));
         let (asked, questions) = mpsc::channel(QUEUE);
         let (enrolled, known) = watch::channel(BTreeSet::new());
         let mut cluster = Cluster::new(own_namespace, own_node);
@@ -127,7 +133,7 @@ impl KubernetesSource {
             missing,
             in_force: None,
             made: Instant::now(),
-            was_rejected: false,
+            pending_restart: Vec::new(),
             verdicts: watch::Sender::default(),
             barred: watch::Sender::default(),
             contact,
@@ -135,17 +141,21 @@ impl KubernetesSource {
         }
     }
 
-    /// Waits for the first configuration: everything is listed, and the documents go together.
+    /// Waits for the first configuration: everything is listed, and there is a Mesh.
     pub async fn first(&mut self) -> MeshConfig {
         let mut reported = None;
         loop {
             let waits = match self.take() {
                 None => format!("not listed yet: {}", self.missing.iter().copied().collect::<Vec<_>>().join(", ")),
                 Some(Ok(_)) => match &self.in_force {
-                    Some(config) => return config.clone(),
+                    Some(config) => {
+                        self.cluster.begin(config);
+                        self.tell_contested(&BTreeSet::new());
+                        return config.clone();
+                    }
                     None => continue,
                 },
-                Some(Err(rejection)) => rejection.to_string(),
+                Some(Err(mistakes)) => mistakes.to_string(),
             };
             if reported.as_ref() != Some(&waits) {
                 tracing::info!(reason = waits, "waiting for a configuration");
@@ -180,28 +190,30 @@ impl KubernetesSource {
         &self.cluster
     }
 
-    /// Waits for the next configuration, or why there is none. What was in force stays then.
-    pub async fn next(&mut self) -> Result<Taken, Rejection> {
+    /// Waits for the next configuration.
+    pub async fn next(&mut self) -> Taken {
         loop {
             self.wait().await;
             let known = self.cluster.contested().clone();
             let news = self.take();
-            for address in self.cluster.contested().difference(&known) {
-                tracing::warn!(target: "audit", %address, "more than one pod claims an address: none of them gets it");
+            self.tell_contested(&known);
+            let Some(Ok(difference)) = news else { continue };
+            let pending_restart = self.cluster.pending_restart().to_vec();
+            let waits_anew = pending_restart != self.pending_restart;
+            self.pending_restart.clone_from(&pending_restart);
+            if difference == Difference::Nothing && !waits_anew {
+                continue;
             }
-            match news {
-                Some(Ok(Difference::Nothing)) if !self.was_rejected => {}
-                Some(Ok(difference)) => {
-                    self.was_rejected = false;
-                    let Some(config) = self.in_force.clone() else { continue };
-                    return Ok(Taken { config, documents: difference != Difference::Pods });
-                }
-                Some(Err(rejection)) => {
-                    self.was_rejected = true;
-                    return Err(rejection);
-                }
-                None => {}
+            if let Some(config) = self.in_force.clone() {
+                let documents = difference == Difference::Documents || waits_anew;
+                return Taken { config, documents, pending_restart };
             }
+        }
+    }
+
+    fn tell_contested(&self, known: &BTreeSet<IpAddr>) {
+        for address in self.cluster.contested().difference(known) {
+            tracing::warn!(target: "audit", %address, "more than one pod claims an address: none of them gets it");
         }
     }
 
@@ -238,38 +250,40 @@ impl KubernetesSource {
     }
 
     /// `None`: not everything is listed yet.
-    fn take(&mut self) -> Option<Result<Difference, Rejection>> {
+    fn take(&mut self) -> Option<Result<Difference, ConfigErrors>> {
         if !self.missing.is_empty() {
             return None;
         }
         let made = self.cluster.config();
         if self.cluster.take_judged() {
-            let verdicts = self.cluster.verdicts();
-            replace_if_new(&self.verdicts, verdicts);
+            self.tell_verdicts();
         }
         replace_if_new(&self.barred, self.cluster.barred());
         let next = match made {
             Ok(next) => next,
-            Err(mistakes) => return Some(Err(Rejection::Invalid(mistakes))),
+            Err(mistakes) => return Some(Err(mistakes)),
         };
-        let taken = match &self.in_force {
-            Some(now) => {
-                let fixed = needs_restart(&now.mesh, &next.mesh);
-                if !fixed.is_empty() {
-                    return Some(Err(Rejection::NeedsRestart(fixed)));
-                }
-                if *now == next {
-                    Difference::Nothing
-                } else if only_pods_differ(now, &next) {
-                    Difference::Pods
-                } else {
-                    Difference::Documents
-                }
-            }
-            None => Difference::Documents,
+        let difference = match &self.in_force {
+            Some(now) if *now == next => Difference::Nothing,
+            Some(now) if only_pods_differ(now, &next) => Difference::Pods,
+            _ => Difference::Documents,
         };
         self.in_force = Some(next);
-        Some(Ok(taken))
+        Some(Ok(difference))
+    }
+
+    fn tell_verdicts(&self) {
+        let verdicts = self.cluster.verdicts();
+        for verdict in &verdicts {
+            let Some(mistakes) = &verdict.mistakes else { continue };
+            let is_known = |known: &Verdict| {
+                (&known.kind, &known.name, &known.mistakes) == (&verdict.kind, &verdict.name, &verdict.mistakes)
+            };
+            if !self.verdicts.borrow().iter().any(is_known) {
+                tracing::error!(target: "audit", reason = %mistakes, "document refused; its last good form stands");
+            }
+        }
+        replace_if_new(&self.verdicts, verdicts);
     }
 
     fn apply(&mut self, change: Change) {
@@ -280,10 +294,12 @@ impl KubernetesSource {
                     for name in self.cluster.documents(kind).into_iter().filter(|name| !listed.contains(name)) {
                         self.cluster.remove_document(kind, &name);
                     }
-                    all.into_iter().for_each(|(name, document)| self.set_document(kind, &name, document));
+                    for (name, document) in all {
+                        self.cluster.set_document(kind, &name, document);
+                    }
                     self.missing.remove(kind);
                 }
-                News::Set(name, document) => self.set_document(kind, &name, document),
+                News::Set(name, document) => drop(self.cluster.set_document(kind, &name, document)),
                 News::Gone(name) => self.cluster.remove_document(kind, &name),
             },
             Change::Namespace(news) => {
@@ -311,20 +327,21 @@ impl KubernetesSource {
                 self.missing.remove("EndpointSlice");
                 merge(self.cluster.slices(), news, |name| name);
             }
-        }
-    }
-
-    fn set_document(&mut self, kind: &'static str, name: &ObjectName, (generation, document): (i64, Value)) {
-        if let Some(mistakes) = &self.cluster.set_document(kind, name, generation, document).mistakes {
-            tracing::error!(target: "audit", reason = %mistakes, "document refused; its last good form stands");
+            Change::ServiceRange(news) => {
+                self.missing.remove("ServiceCIDR");
+                merge(self.cluster.service_ranges(), news, |name| name.name);
+            }
         }
     }
 }
 
-/// Asks the API server whether it is there, for ever: a watch may be silent for minutes.
-async fn ask_again(client: Client, heard: watch::Sender<Option<SystemTime>>) {
+/// Notes when everything was known to be as the API server has it, for ever: it answers, and no watch has failed for a while. A watch
+/// by itself may be silent for minutes.
+async fn ask_again(client: Client, heard: watch::Sender<Option<SystemTime>>, health: Health) {
     loop {
-        if let Ok(Ok(_)) = timeout(ASK, client.apiserver_version()).await {
+        if let Ok(Ok(_)) = timeout(ASK, client.apiserver_version()).await
+            && health.is_good()
+        {
             heard.send_replace(Some(SystemTime::now()));
         }
         sleep(ASK).await;

@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::file::{self, LoadError};
 use crate::config::MeshConfig;
-use crate::state::{MeshState, needs_restart};
+use crate::state::MeshState;
 use crate::store::Publisher;
 use crate::sys::file::Look;
 use crate::telemetry::Metrics;
@@ -127,7 +127,7 @@ impl Watch {
 
     fn take(&mut self, loaded: Result<MeshConfig, LoadError>) -> Result<(), Rejection> {
         let next = loaded?;
-        let fixed = needs_restart(&self.in_force.mesh, &next.mesh);
+        let fixed = self.in_force.mesh.needs_restart(&next.mesh);
         if !fixed.is_empty() {
             return Err(Rejection::NeedsRestart(fixed));
         }

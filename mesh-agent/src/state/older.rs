@@ -43,7 +43,7 @@ fn belongs_into_mesh(state: &MeshState, workload: &Workload, socket: &TcpSocket,
     !exclude.inbound_ports.contains(&socket.local.port())
         && !exclude.outbound_ports.contains(&socket.remote.port())
         && !exclude.outbound_ranges.iter().any(|range| range.contains(&remote))
-        && state.diverted().any(|range| range.contains(&remote))
+        && state.is_diverted(remote)
 }
 
 fn stays_in_pod(remote: IpAddr) -> bool {

@@ -16,7 +16,7 @@ pub enum Route {
     Mesh(SpiffeId),
     /// As the application meant it.
     Plaintext,
-    /// Nobody has this address of the pod ranges yet: ask again with a newer snapshot, and in the end take what is here.
+    /// Nobody is known yet to have this address of a pod or a service: ask again with a newer snapshot, and in the end take what is here.
     Unknown(Fallback),
 }
 
@@ -42,6 +42,7 @@ pub fn route(state: &MeshState, source: &Workload, destination: SocketAddr) -> R
             Route::Plaintext
         }
         Some(workload) => Route::Mesh(workload.identity.clone()),
+        None if state.is_unsettled(destination.ip()) => unknown(state),
         None if state.in_pod_ranges(destination.ip()) && !state.is_outside(destination.ip()) => unknown(state),
         None => Route::Plaintext,
     }
@@ -59,6 +60,7 @@ fn unknown(state: &MeshState) -> Route {
 mod tests {
     use super::*;
     use crate::config::{SourceFile, parse};
+    use crate::model::service::ServiceSpace;
 
     fn state(mode: &str) -> MeshState {
         let text = format!(
@@ -78,7 +80,13 @@ mod tests {
              metadata: {{name: cart, namespace: shop}}\n\
              spec: {{node: a, addresses: [10.0.0.9]}}\n"
         );
-        MeshState::new(parse(&[SourceFile { name: "mesh.yaml".into(), text }]).unwrap())
+        let mut config = parse(&[SourceFile { name: "mesh.yaml".into(), text }]).unwrap();
+        config.service_space = ServiceSpace {
+            ranges: ["172.20.0.0/16", "2001:db8:96::/112"].map(|range| range.parse().unwrap()).to_vec(),
+            foreign: ["172.20.0.1", "192.0.2.20"].map(|address| address.parse().unwrap()).into(),
+            unsettled: ["172.20.0.2", "192.0.2.10"].map(|address| address.parse().unwrap()).into(),
+        };
+        MeshState::new(config)
     }
 
     fn check(mode: &str, destination: &str) -> Route {
@@ -110,5 +118,34 @@ mod tests {
     fn an_unknown_pod_is_reset_unless_the_mesh_is_permissive() {
         assert_eq!(check("STRICT", "10.0.0.3:80"), Route::Unknown(Fallback::Reset));
         assert_eq!(check("PERMISSIVE", "10.0.0.3:80"), Route::Unknown(Fallback::Plaintext));
+    }
+
+    #[test]
+    fn an_address_that_an_unknown_service_may_have_is_as_an_unknown_pods() {
+        let unknown =
+            ["172.20.0.2:80", "172.20.0.3:80", "[::ffff:172.20.0.3]:80", "[2001:db8:96::9]:80", "192.0.2.10:80"];
+        for destination in unknown {
+            assert_eq!(check("STRICT", destination), Route::Unknown(Fallback::Reset), "{destination}");
+            assert_eq!(check("PERMISSIVE", destination), Route::Unknown(Fallback::Plaintext), "{destination}");
+            let address = destination.parse::<SocketAddr>().unwrap().ip();
+            assert!(state("STRICT").is_diverted(address), "{destination}");
+        }
+        for foreign in ["172.20.0.1:443", "[::ffff:172.20.0.1]:443", "192.0.2.20:80"] {
+            assert_eq!(check("STRICT", foreign), Route::Plaintext, "{foreign}");
+            assert!(!state("STRICT").is_diverted(foreign.parse::<SocketAddr>().unwrap().ip()), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_diverts_ranges_of_services_but_for_those_of_others() {
+        let shown = |ranges: Vec<ipnet::IpNet>| {
+            let mut shown: Vec<_> = ranges.iter().map(ToString::to_string).collect();
+            shown.sort();
+            shown
+        };
+        let state = state("STRICT");
+        let diverted = ["10.0.0.0/8", "172.20.0.0/16", "192.0.2.10/32", "2001:db8:96::/112", "fd00::/8"];
+        assert_eq!(shown(state.diverted().collect()), diverted);
+        assert_eq!(shown(state.exempt().collect()), ["172.20.0.1/32"]);
     }
 }

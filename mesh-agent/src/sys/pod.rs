@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 
 use super::netns::Netns;
 
+mod running;
+
+pub use running::{running, runs};
+
 /// The node's own network namespace: the agent is in it.
 const NODE: &str = "/proc/self/ns/net";
 /// From the cgroup root to a pod's cgroup: kubelet's own root, `kubepods`, class of service, pod; and two more.
@@ -28,8 +32,8 @@ pub fn cgroup(root: &Path, uid: &str) -> io::Result<Option<PathBuf>> {
                 if is_it(&name) {
                     return Ok(Some(entry.path()));
                 }
-                // Containers are below pods only.
-                if !is_pod(&name) && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                // Below pods there are only containers, and what these call themselves.
+                if running::uid(&name).is_none() && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     next.push(entry.path());
                 }
             }
@@ -48,23 +52,6 @@ pub fn root_above(own: &Path) -> Option<&Path> {
         name == "kubepods" || name.ends_with("-kubepods")
     };
     own.ancestors().find(is_kubepods)?.parent()
-}
-
-/// The cgroup of the node's kubelet: of the process with that name that is in no pod. `None`: there is none to be seen.
-pub fn kubelet(mount: &Path, root: &Path) -> io::Result<Option<PathBuf>> {
-    for entry in entries(Path::new("/proc"))? {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        if name.trim_end() != "kubelet" {
-            continue;
-        }
-        // Anybody can call himself so; but only a pod's process is in a pod's cgroup, and only the machine's elsewhere.
-        let Ok(cgroup) = super::cgroup::of_process(mount, pid) else { continue };
-        if cgroup != root && root_above(&cgroup).is_none() && cgroup.starts_with(root) {
-            return Ok(Some(cgroup));
-        }
-    }
-    Ok(None)
 }
 
 /// The network namespace of the processes of a pod's `cgroup`: that with the cookie `expected`, or of a pod that nobody has
@@ -128,14 +115,6 @@ fn namespaces(cgroup: &Path) -> io::Result<impl Iterator<Item = io::Result<Netns
         let is_still = members(&listed_in).map(|members| members.contains(&pid));
         is_still.map(|is_still| is_still.then_some(netns)).transpose()
     }))
-}
-
-/// Whether a cgroup has a pod's name, of whichever driver: below it there are containers, and what they make themselves.
-fn is_pod(name: &str) -> bool {
-    let by_systemd = name.strip_suffix(".slice").and_then(|name| name.rsplit('-').next());
-    let uid = by_systemd.unwrap_or(name).strip_prefix("pod").unwrap_or_default();
-    // Not `pods`, nor a `podruntime.slice`: a uid or a static pod's hash.
-    !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || b"-_".contains(&byte))
 }
 
 /// Age, number and cgroup of every process.
@@ -240,7 +219,7 @@ mod tests {
             assert_eq!(cgroup(root.path(), UID).unwrap(), Some(real), "{pod}/{own}");
         }
         for around in ["pods", "podruntime.slice", "kubelet-kubepods.slice", "kubepods"] {
-            assert!(!is_pod(around), "{around}");
+            assert!(running::uid(around).is_none(), "{around}");
         }
     }
 

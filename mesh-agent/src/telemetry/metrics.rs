@@ -3,6 +3,7 @@
 //! Label values come from the code, never from the network: their number is bounded.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -243,13 +244,21 @@ pub struct Views {
     pub audit: Option<AuditHandle>,
     /// When the Kubernetes API answered last, if the configuration comes from there.
     pub cluster: Option<watch::Receiver<Option<SystemTime>>>,
+    /// The cgroup of the kubelet or why it isn't known, where there should be one.
+    pub kubelet: Option<watch::Receiver<Result<PathBuf, String>>>,
 }
 
 #[cfg(test)]
 impl Views {
     /// Of nothing.
     pub(crate) fn none() -> Self {
-        Self { kernel: Box::new(Vec::new), identity: Box::new(IdentityView::default), audit: None, cluster: None }
+        Self {
+            kernel: Box::new(Vec::new),
+            identity: Box::new(IdentityView::default),
+            audit: None,
+            cluster: None,
+            kubelet: None,
+        }
     }
 }
 
@@ -267,6 +276,12 @@ pub struct ConfigView {
 pub struct IdentityView {
     /// When the first of the node's SVIDs expires; `None` without any.
     pub next_expiry: Option<SystemTime>,
+    /// For how long that one is valid in all.
+    pub next_lifetime: Option<Duration>,
+    /// When the first of the roots ends.
+    pub root_expiry: Option<SystemTime>,
+    /// Whether the issuer has given anything, be it its roots.
+    pub issuer_answered: bool,
     /// Since when the issuer doesn't answer; `None` if it does.
     pub issuer_failing_since: Option<SystemTime>,
     /// SVIDs that were issued.
@@ -312,6 +327,17 @@ impl Collector for Views {
             let help = "When the Kubernetes API answered last, in Unix time: what is in force is as old";
             timestamp(&mut encoder, "kubernetes_contact_timestamp", help, answered)?;
         }
+        if let Some(end) = view.root_expiry {
+            timestamp(&mut encoder, "root_expiry_timestamp", "When the first of the roots ends, in Unix time", end)?;
+        }
+        if let Some(lifetime) = view.next_lifetime {
+            let help = "For how long the first of this node's SVIDs to expire is valid in all";
+            seconds(&mut encoder, "svid_lifetime", help, lifetime)?;
+        }
+        if let Some(kubelet) = &self.kubelet {
+            let help = "Whether the kubelet is known, so that its probes reach applications in strict mode";
+            gauge(&mut encoder, "kubelet_attested", help, f64::from(kubelet.borrow().is_ok()))?;
+        }
         let Some(expiry) = view.next_expiry else { return Ok(()) };
         let help = "When the first of this node's SVIDs expires, in Unix time";
         timestamp(&mut encoder, "svid_expiry_timestamp", help, expiry)
@@ -323,8 +349,12 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64
 }
 
 fn timestamp(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, time: SystemTime) -> fmt::Result {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    ConstGauge::new(seconds).encode(encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?)
+    seconds(encoder, name, help, time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn seconds(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, time: Duration) -> fmt::Result {
+    let family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    ConstGauge::new(time.as_secs_f64()).encode(family)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use mesh_common::{
     addr::IpKey,
     conn::{ConnKey, SockFacts},
-    divert::{Destination, PodDivert, Settings},
+    divert::{DIVERTED, Destination, PodDivert, Settings},
     event::Counter,
     steer::{LISTENERS_PER_POD, PodSteer},
 };
@@ -29,7 +29,7 @@ static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PODS, 0);
 /// Address → pod of this node. Written by the agent on enrol; full: the enrolment fails.
 #[map(name = "mesh_addresses")]
 static ADDRESSES: HashMap<IpKey, PodSteer> = HashMap::with_max_entries(MAX_PODS * 4, 0);
-/// Prefix → 1. Written by the agent from its snapshot; full: the update fails and is reported.
+/// Prefix → whether it is diverted; the longest one decides. Written by the agent from its snapshot; full: the update fails and is reported.
 #[map(name = "mesh_dests")]
 static DESTINATIONS: LpmTrie<IpKey, u32> = LpmTrie::with_max_entries(MAX_DESTINATIONS, NO_PREALLOC);
 /// Pod number and prefix → 1. Written by the agent on enrol; full: the enrolment fails.
@@ -89,7 +89,7 @@ pub fn steer(address: &IpKey) -> Option<&'static PodSteer> {
 /// What the maps know of `address`, for pod number `pod`.
 #[inline(always)]
 pub fn destination(address: &IpKey, pod: Option<u32>) -> Destination {
-    if DESTINATIONS.get(Key::new(128, *address)).is_none() {
+    if DESTINATIONS.get(Key::new(128, *address)) != Some(&DIVERTED) {
         return Destination::Outside;
     }
     let [a, b, c, d] = address.words();

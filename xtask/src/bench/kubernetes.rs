@@ -25,7 +25,7 @@ pub(super) struct Options {
     #[arg(long, default_value_t = 500)]
     nodes: u32,
     /// Services with an EndpointSlice each
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 500)]
     services: u32,
     /// Changes of pods a second
     #[arg(long, default_value_t = 100)]
@@ -33,6 +33,9 @@ pub(super) struct Options {
     /// For how long, in seconds
     #[arg(long, default_value_t = 30)]
     seconds: u32,
+    /// Fail if it costs more than it may: 150 MiB, 10 s until ready, a tenth of a core
+    #[arg(long)]
+    check: bool,
 }
 
 impl Options {
@@ -54,6 +57,7 @@ impl Options {
             ("--seconds", self.seconds),
         ];
         command.args(numbers.iter().flat_map(|(flag, number)| [(*flag).to_owned(), number.to_string()]));
+        command.args(self.check.then_some("--check"));
         let status = command.status().with_context(|| format!("start {PROGRAM}"))?;
         if !status.success() {
             bail!("{PROGRAM} failed: {status}");

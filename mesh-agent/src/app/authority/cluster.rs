@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::keeper::Keeper;
 use super::{JOURNAL_FILE, listen};
@@ -40,9 +41,22 @@ pub(super) async fn serve(args: &CaServeArgs) -> Result<Infallible, RunError> {
     }
     // The signing service has no pods of its own.
     let (_sandboxes, none) = watch::channel(Default::default());
-    let mut source = KubernetesSource::begin(kubernetes.client(), kubernetes.namespace(), None, none);
+    let source = KubernetesSource::begin(kubernetes.client(), kubernetes.namespace(), None, none);
+    let verdicts = source.verdicts();
+    // Authors learn what is wrong with their Mesh, above all while there is no good one.
+    tokio::select! {
+        ended = sign(args, &kubernetes, source) => ended,
+        never = judge(&kubernetes, verdicts) => Ok(never),
+    }
+}
+
+async fn sign(
+    args: &CaServeArgs,
+    kubernetes: &Kubernetes,
+    mut source: KubernetesSource,
+) -> Result<Infallible, RunError> {
     let config = source.first().await;
-    let keeper = Keeper::open(&kubernetes, &config.mesh).await?;
+    let keeper = Keeper::open(kubernetes, &config.mesh).await?;
     let server = SigningServer::new(
         Arc::clone(keeper.issuer()),
         &args.dir.join(JOURNAL_FILE),
@@ -50,12 +64,11 @@ pub(super) async fn serve(args: &CaServeArgs) -> Result<Infallible, RunError> {
         Some(reviewer(kubernetes.clone())),
     )?;
     let listener = listen(args.listen).await?;
-    let (refresh, verdicts) = (config.mesh.issuer.refresh, source.verdicts());
+    let refresh = config.mesh.issuer.refresh;
     Ok(tokio::select! {
         never = Arc::clone(&server).run(listener, refresh) => never,
         never = follow(source, &server) => never,
-        never = keeper.run(&kubernetes, refresh) => never,
-        never = judge(&kubernetes, verdicts) => never,
+        never = keeper.run(kubernetes, refresh) => never,
     })
 }
 
@@ -93,12 +106,11 @@ fn reviewer(kubernetes: Kubernetes) -> Reviewer {
 
 async fn follow(mut source: KubernetesSource, server: &SigningServer) -> Infallible {
     loop {
-        match source.next().await {
-            Ok(taken) => server.update(&taken.config),
-            Err(rejection) => {
-                tracing::error!(reason = %rejection, "the documents can't be used; the last good ones stay")
-            }
+        let taken = source.next().await;
+        if !taken.pending_restart.is_empty() {
+            tracing::warn!(fields = taken.pending_restart.join(", "), "only a restart of the CA can change these");
         }
+        server.update(&taken.config);
     }
 }
 
@@ -109,6 +121,7 @@ async fn judge(kubernetes: &Kubernetes, mut verdicts: watch::Receiver<Vec<Verdic
     let mut told: HashMap<(String, ObjectName), Verdict> = HashMap::new();
     let mut was_leading = false;
     loop {
+        let (begun, mut again) = (Instant::now(), false);
         let judged = async {
             let leads = kubernetes.hold_lease(LEASE, &holder, LEASE_DURATION).await?;
             if leads && !was_leading {
@@ -119,7 +132,13 @@ async fn judge(kubernetes: &Kubernetes, mut verdicts: watch::Receiver<Vec<Verdic
             let news = if leads { verdicts.borrow_and_update().clone() } else { Vec::new() };
             let keys: HashSet<_> = news.iter().map(|verdict| (verdict.kind.clone(), verdict.name.clone())).collect();
             told.retain(|key, _| keys.contains(key));
+            let mut failure = None;
             for verdict in news {
+                // A thousand take longer than the lease: the rest comes with the next round.
+                if begun.elapsed() >= LEASE_RENEWAL {
+                    again = true;
+                    break;
+                }
                 let key = (verdict.kind.clone(), verdict.name.clone());
                 if told.get(&key) == Some(&verdict) {
                     continue;
@@ -128,10 +147,11 @@ async fn judge(kubernetes: &Kubernetes, mut verdicts: watch::Receiver<Vec<Verdic
                 match kubernetes.judge(&verdict, plural).await {
                     Ok(()) => drop(told.insert(key, verdict)),
                     Err(error) if error.is_about_a_gone_object() => {}
-                    Err(error) => return Err(error),
+                    // One that can't be written holds up no other.
+                    Err(error) => failure = Some(error),
                 }
             }
-            Ok::<_, KubernetesError>(())
+            failure.map_or(Ok::<_, KubernetesError>(()), Err)
         };
         if let Err(error) = judged.await {
             let error: &dyn std::error::Error = &error;
@@ -139,7 +159,8 @@ async fn judge(kubernetes: &Kubernetes, mut verdicts: watch::Receiver<Vec<Verdic
             sleep(LEASE_RENEWAL).await;
         }
         tokio::select! {
-            () = sleep(LEASE_RENEWAL) => {}
+            () = sleep(LEASE_RENEWAL), if !again => {}
+            () = yield_now(), if again => {}
             Ok(()) = verdicts.changed() => {}
         }
     }

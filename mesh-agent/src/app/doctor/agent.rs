@@ -37,11 +37,15 @@ pub(super) fn findings(status: Asked<Status>, certificates: Asked<Certificates>)
 }
 
 fn agent(status: &Status) -> Finding {
-    if status.ready {
-        let count = status.workloads_enrolled;
-        return Finding::ok("agent", format!("{}, ready, {count} workloads in the mesh", status.version));
+    let remedy = "`mesh-agent workloads` says for each why";
+    if !status.ready {
+        return Finding::warn("agent", format!("waits: {}", status.pending.join("; ")), remedy);
     }
-    Finding::warn("agent", format!("waits: {}", status.pending.join("; ")), "`mesh-agent workloads` says for each why")
+    let (served, waiting) = (status.workloads_enrolled, status.workloads_pending);
+    if waiting > 0 {
+        return Finding::warn("agent", format!("ready, but {waiting} workloads are not served"), remedy);
+    }
+    Finding::ok("agent", format!("{}, ready, {served} workloads in the mesh", status.version))
 }
 
 fn configuration(status: &Status) -> Finding {
@@ -137,6 +141,8 @@ mod tests {
             all.iter().map(|finding| (finding.check, finding.state)).collect::<Vec<_>>()
         };
         assert!(states(&status).iter().all(|(_, state)| *state == State::Ok));
+        status.workloads_pending = 1;
+        assert!(states(&status).contains(&("agent", State::Warn)));
         status.ready = false;
         status.issuer.failing_since = Some("2026-06-01T12:00:00Z".to_owned());
         let told = states(&status);

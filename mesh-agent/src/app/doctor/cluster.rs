@@ -3,8 +3,9 @@
 use super::{Finding, told};
 use crate::app::{AGENT, NAMESPACE};
 use crate::config::{API_GROUP, API_VERSION, KINDS};
-use crate::kubernetes::doctor::{Rights, ServerView};
+use crate::kubernetes::doctor::{ADMISSION, Part, Rights, ServerView};
 use crate::kubernetes::{Kubernetes, KubernetesError};
+use crate::model::mesh::IssuerSource;
 
 /// Tells that this is a pod (kubernetes.io, "Accessing the API from within a Pod").
 const IN_POD: &str = "KUBERNETES_SERVICE_HOST";
@@ -28,16 +29,39 @@ pub(super) async fn findings() -> Vec<Finding> {
         Err(error) => return vec![unreachable(&error)],
     };
     let mut findings = vec![version(&server), clock(server.ahead_seconds)];
-    findings.push(match kubernetes.served_kinds().await {
+    let served = kubernetes.served_kinds().await;
+    let is_installed = in_pod || served.as_ref().is_ok_and(|served| !served.is_empty());
+    findings.push(match &served {
         Ok(served) => kinds(|plural| served.contains(plural), in_pod),
-        Err(error) => Finding::fail("CRDs", told(&error), INSTALL),
+        Err(error) => Finding::fail("CRDs", told(error), INSTALL),
     });
     // Elsewhere than in an agent's pod somebody else asks, in its name.
-    let user = format!("system:serviceaccount:{NAMESPACE}:{AGENT}");
-    findings.push(match kubernetes.rights((!in_pod).then_some(&*user)).await {
-        Ok(rights) => rbac(&rights, in_pod),
-        Err(error) => Finding::warn("RBAC", told(&error), "ask as somebody who may create subjectaccessreviews"),
+    let user = |account: &str| format!("system:serviceaccount:{NAMESPACE}:{account}");
+    let ask = "ask as somebody who may create subjectaccessreviews";
+    let agent = user(AGENT);
+    findings.push(match kubernetes.rights(Part::Agent, (!in_pod).then_some(&*agent)).await {
+        Ok(rights) => rbac("RBAC", &rights, in_pod),
+        Err(error) => Finding::warn("RBAC", told(&error), ask),
     });
+    // An agent may neither ask for others nor look at what limits itself.
+    if !in_pod {
+        findings.push(match kubernetes.rights(Part::Ca, Some(&user(IssuerSource::SERVICE))).await {
+            Ok(rights) => rbac("RBAC of the CA", &rights, is_installed),
+            Err(error) => Finding::warn("RBAC of the CA", told(&error), ask),
+        });
+        findings.push(match kubernetes.missing_admission().await {
+            Ok(missing) => admission(&missing, is_installed),
+            Err(error) => {
+                Finding::warn("admission", told(&error), "ask as somebody who may get validatingadmissionpolicies")
+            }
+        });
+    }
+    if is_installed {
+        findings.push(match kubernetes.meshes().await {
+            Ok(meshes) => mesh(&meshes),
+            Err(error) => Finding::fail("Mesh", told(&error), INSTALL),
+        });
+    }
     findings
 }
 
@@ -89,19 +113,46 @@ fn kinds(is_served: impl Fn(&str) -> bool, installed: bool) -> Finding {
     Finding::fail("CRDs", format!("{what} has no {}", missing.join(", ")), "kubectl apply -k deploy/crds")
 }
 
-fn rbac(rights: &Rights, installed: bool) -> Finding {
+fn rbac(check: &'static str, rights: &Rights, installed: bool) -> Finding {
     let Rights { asked, missing } = rights;
     if missing.is_empty() {
-        return Finding::ok("RBAC", format!("the agents have all {asked} rights that they need"));
+        return Finding::ok(check, format!("all {asked} rights that are needed"));
     }
     if missing.len() == *asked && !installed {
-        return Finding::warn("RBAC", "the agents have no rights: the mesh isn't installed", INSTALL);
+        return Finding::warn(check, "no rights: the mesh isn't installed", INSTALL);
     }
-    Finding::fail(
-        "RBAC",
-        format!("the agents may not {}", missing.join(", ")),
-        "apply deploy/base/agent-rbac.yaml again",
-    )
+    Finding::fail(check, format!("missing: {}", missing.join(", ")), "apply deploy/base again: the files *-rbac.yaml")
+}
+
+fn admission(missing: &[&str], installed: bool) -> Finding {
+    let check = "admission";
+    if missing.is_empty() {
+        return Finding::ok(check, format!("{} policies", ADMISSION.len()));
+    }
+    if missing.len() == ADMISSION.len() && !installed {
+        return Finding::warn(check, "no policies: the mesh isn't installed", INSTALL);
+    }
+    Finding::fail(check, format!("missing: {}", missing.join(", ")), "apply deploy/base/admission.yaml again")
+}
+
+fn mesh(meshes: &[(String, Option<String>)]) -> Finding {
+    let check = "Mesh";
+    match meshes {
+        [(name, None)] => Finding::ok(check, name),
+        [(name, Some(why))] => {
+            let remedy = format!("kubectl edit meshes.mesh.hauberk.dev {name}; the last good one stays in force");
+            Finding::fail(check, format!("{name} is not accepted: {why}").replace('\n', "; "), remedy)
+        }
+        [] => Finding::fail(
+            check,
+            "there is none",
+            "the CA makes one: kubectl --namespace=hauberk-system logs deployment/hauberk-ca",
+        ),
+        several => {
+            let names: Vec<_> = several.iter().map(|(name, _)| name.as_str()).collect();
+            Finding::fail(check, format!("more than one: {}", names.join(", ")), "delete all but one")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -117,10 +168,24 @@ mod tests {
         let half = kinds(|plural| plural != "meshes", false);
         assert_eq!((half.state, half.found.contains("meshes")), (State::Fail, true), "{half:?}");
         let rights = |missing: &[&str]| Rights { asked: 2, missing: missing.iter().map(|&of| of.to_owned()).collect() };
-        assert_eq!(rbac(&rights(&[]), true).state, State::Ok);
-        assert_eq!(rbac(&rights(&["get pods", "list pods"]), false).state, State::Warn);
-        assert_eq!(rbac(&rights(&["get pods"]), false).state, State::Fail);
-        assert_eq!(rbac(&rights(&["get pods", "list pods"]), true).state, State::Fail);
+        let rbac = |missing: &[&str], installed| rbac("RBAC", &rights(missing), installed).state;
+        assert_eq!(rbac(&[], true), State::Ok);
+        assert_eq!(rbac(&["get pods", "list pods"], false), State::Warn);
+        assert_eq!(rbac(&["get pods"], false), State::Fail);
+        assert_eq!(rbac(&["get pods", "list pods"], true), State::Fail);
+        assert_eq!(admission(&[], false).state, State::Ok);
+        assert_eq!(admission(&ADMISSION, false).state, State::Warn);
+        assert_eq!(admission(&ADMISSION[1..], false).state, State::Fail);
+    }
+
+    #[test]
+    fn a_cluster_has_one_mesh_that_is_accepted() {
+        let of = |name: &str, why: Option<&str>| (name.to_owned(), why.map(str::to_owned));
+        assert_eq!(mesh(&[of("mesh", None)]).state, State::Ok);
+        let refused = mesh(&[of("mesh", Some("spec.mtls: no"))]);
+        assert!(refused.state == State::Fail && refused.found.contains("spec.mtls: no"), "{refused:?}");
+        assert_eq!(mesh(&[]).state, State::Fail);
+        assert_eq!(mesh(&[of("a", None), of("b", None)]).state, State::Fail);
     }
 
     #[test]

@@ -1,27 +1,32 @@
 //! What this machine says: kernel, privileges, file systems, and the CNI plugin's place.
 
-use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::thread::CapabilitySet;
 
 use super::{Finding, told};
 use crate::app::paths::known_defects;
+use crate::app::placement::cgroup_root;
+use crate::app::prober;
 use crate::args::doctor::DoctorArgs;
 use crate::bpf::{BpfError, check_bpffs, support};
 use crate::cni::PLUGIN;
 use crate::cni::conflist::{self, ConfigFile};
+use crate::cni::installer;
 use crate::sys::cgroup;
 use crate::tls::probe::{ProbeError, probe};
 
 /// The first with every hook that the mesh needs: netns cookies in sock_ops.
 const OLDEST: (u32, u32) = (5, 15);
 const BTF: &str = "/sys/kernel/btf/vmlinux";
-const CAPABILITIES: [(&str, CapabilitySet); 3] = [
+/// As the DaemonSet has them. Without the last the agent starts, in a cluster it just finds no pods.
+const CAPABILITIES: [(&str, CapabilitySet); 5] = [
     ("CAP_BPF", CapabilitySet::BPF),
     ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
+    ("CAP_NET_BIND_SERVICE", CapabilitySet::NET_BIND_SERVICE),
     ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN),
+    ("CAP_SYS_PTRACE", CapabilitySet::SYS_PTRACE),
 ];
 
 /// `installed`: the mesh runs here already.
@@ -35,9 +40,15 @@ pub(super) fn findings(args: &DoctorArgs, installed: bool) -> Vec<Finding> {
         bpffs(&args.bpffs),
         tls(),
     ]);
+    if args.kubernetes {
+        findings.push(kubelet(cgroup::mount_point().map_err(|error| told(&error)).and_then(|mount| {
+            let root = cgroup_root(args.cgroup_root.as_deref(), true, &mount).map_err(|error| told(&error))?;
+            prober::known_by(args.kubelet_cgroup.as_deref(), &mount, &root)
+        })));
+    }
     if let (Some(plugins), Some(configuration)) = (&args.place.cni_bin_dir, &args.place.cni_conf_dir) {
         let entry = conflist::entry(&args.cni_socket.to_string_lossy(), &args.cni_known.to_string_lossy());
-        findings.push(plugin(plugins, read(configuration), &entry, installed));
+        findings.push(plugin(plugins, installer::read(configuration), &entry, installed));
     }
     findings
 }
@@ -89,10 +100,18 @@ fn ebpf(lacks: io::Result<Vec<&'static str>>) -> Finding {
     }
 }
 
-fn cgroup2(mount: io::Result<std::path::PathBuf>) -> Finding {
+fn cgroup2(mount: io::Result<PathBuf>) -> Finding {
     match mount {
         Ok(mount) => Finding::ok("cgroup v2", mount.display().to_string()),
         Err(error) => Finding::fail("cgroup v2", told(&error), "boot with systemd.unified_cgroup_hierarchy=1"),
+    }
+}
+
+fn kubelet(cgroup: Result<PathBuf, String>) -> Finding {
+    let (name, remedy) = ("kubelet", "name the kubelet's cgroup with HAUBERK_KUBELET_CGROUP");
+    match cgroup {
+        Ok(path) => Finding::ok(name, format!("its probes are known by {}", path.display())),
+        Err(why) => Finding::warn(name, format!("its probes are refused in strict mode: {why}"), remedy),
     }
 }
 
@@ -129,18 +148,6 @@ fn in_kernel(ciphers: &str, defects: &[&str]) -> Finding {
     Finding::warn(name, found, "update the kernel, or `spec.tls.dataPath: Userspace`")
 }
 
-fn read(configuration: &Path) -> io::Result<Vec<ConfigFile>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(configuration)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if conflist::is_ours_to_read(&name) {
-            files.push(ConfigFile { name, text: fs::read_to_string(entry.path())? });
-        }
-    }
-    Ok(files)
-}
-
 fn plugin(plugins: &Path, files: io::Result<Vec<ConfigFile>>, entry: &str, installed: bool) -> Finding {
     let name = "CNI plugin";
     let files = match files {
@@ -157,11 +164,10 @@ fn plugin(plugins: &Path, files: io::Result<Vec<ConfigFile>>, entry: &str, insta
     if let Some(obstacle) = conflist::obstacle(&files) {
         return Finding::fail(name, obstacle, "give the network configuration a cniVersion that the plugin knows");
     }
-    let program = plugins.join(PLUGIN).is_file();
-    if program && conflist::install(&files, entry).is_empty() {
+    if installer::is_in_place(plugins, &files, entry) {
         return Finding::ok(name, "in the chain");
     }
-    let found = if program { "not in the chain" } else { "not installed" };
+    let found = if plugins.join(PLUGIN).is_file() { "not in the chain" } else { "not installed" };
     if installed {
         return Finding::fail(
             name,
@@ -174,6 +180,8 @@ fn plugin(plugins: &Path, files: io::Result<Vec<ConfigFile>>, entry: &str, insta
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::State;
     use super::*;
 
@@ -190,10 +198,21 @@ mod tests {
         assert!(ebpf(Ok(vec!["sk_lookup"])).found.contains("sk_lookup"));
         assert_eq!(ebpf(Err(io::ErrorKind::PermissionDenied.into())).state, State::Fail);
         let found = capabilities(CapabilitySet::BPF).found;
-        assert_eq!(found, "no CAP_NET_ADMIN, CAP_SYS_ADMIN");
+        assert_eq!(found, "no CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_SYS_ADMIN, CAP_SYS_PTRACE");
         assert_eq!(bpffs(Path::new("/proc/self/pins")).state, State::Fail);
+        assert_eq!(kubelet(Ok("/sys/fs/cgroup/kubelet".into())).state, State::Ok);
+        assert_eq!(kubelet(Err("there is none".to_owned())).state, State::Warn);
         assert_eq!(in_kernel("x", &[]).state, State::Ok);
         assert_eq!(in_kernel("x", &["CVE-1"]).state, State::Warn);
+    }
+
+    #[test]
+    fn the_capabilities_are_those_of_the_daemonset() {
+        let manifest = include_str!("../../../../deploy/base/agent.yaml");
+        let daemonset: serde_json::Value = serde_saphyr::from_str(manifest).unwrap();
+        let given = daemonset.pointer("/spec/template/spec/containers/0/securityContext/capabilities/add");
+        let expected: Vec<_> = CAPABILITIES.iter().map(|(name, _)| name.trim_start_matches("CAP_")).collect();
+        assert_eq!(given.unwrap(), &serde_json::json!(expected));
     }
 
     #[test]

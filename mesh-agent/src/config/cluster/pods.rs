@@ -15,15 +15,24 @@ use crate::model::workload::{Exclusions, Workload, WorkloadUid};
 #[derive(Debug, Default)]
 pub(super) struct Made {
     /// What it was made with besides the pods.
-    with: Option<(TrustDomain, Vec<IpAddr>)>,
+    with: Option<TrustDomain>,
     pods: BTreeMap<WorkloadUid, MadePod>,
-    /// How many claim each address, documents included.
+    /// How many claim each address.
     owners: HashMap<IpAddr, usize>,
     /// The addresses that more than one claims: nobody has them.
     pub(super) contested: BTreeSet<IpAddr>,
+    /// Those whose claims are known and whose workloads are of before.
+    stale: BTreeSet<ObjectName>,
     /// How often a pod was looked at anew.
     #[cfg(test)]
     pub(super) lowered: usize,
+}
+
+impl Made {
+    /// Whether a pod claims an address.
+    pub(super) fn is_claimed(&self, address: IpAddr) -> bool {
+        self.owners.contains_key(&address)
+    }
 }
 
 /// What one pod makes.
@@ -38,44 +47,55 @@ struct MadePod {
 }
 
 impl Cluster {
+    /// Finds out anew who claims which address.
+    pub(super) fn claim(&mut self) {
+        let changed = self.changed_pods().unwrap_or_else(|| {
+            self.made = Made { with: self.made.with.take(), ..Made::default() };
+            self.pods.iter().map(|(name, _)| name.clone()).collect()
+        });
+        let disturbed = self.claim_of(&changed);
+        self.made.stale.extend(changed);
+        if !disturbed.is_empty() {
+            let shares = |pod: &Pod| self.claims(pod).iter().any(|address| disturbed.contains(address));
+            let others = self.pods.iter().filter(|(_, pod)| shares(pod)).map(|(name, _)| name.clone());
+            let others: Vec<_> = others.collect();
+            self.made.stale.extend(others);
+        }
+    }
+
     /// Adds the pods to the configuration that the documents have made.
     pub(super) fn add_pods(&mut self, config: &mut MeshConfig) {
-        // Only pods have a cluster's addresses: a Workload that claims one is as good as a second pod.
-        let written: Vec<_> = config.workloads.iter().flat_map(|workload| workload.addresses.iter().copied()).collect();
-        let changed = self.changed_pods();
-        let with = Some((config.mesh.trust_domain.clone(), written));
-        let changed = if changed.is_none() || self.made.with != with {
-            let owners = with.iter().flat_map(|(_, written)| written).map(|address| (*address, 1)).collect();
-            self.made = Made { with, owners, ..Made::default() };
-            self.pods.iter().map(|(name, _)| name.clone()).collect()
-        } else {
-            changed.unwrap_or_default()
-        };
-        self.make(&changed);
-        // The node may have come after the document.
-        config.workloads.retain(|workload| self.nodes.get(&workload.node).is_none());
-        config.workloads.retain_mut(|workload| {
-            if workload.addresses.iter().any(|address| self.made.contested.contains(address)) {
-                let own = Arc::make_mut(workload);
-                own.addresses.retain(|address| !self.made.contested.contains(address));
-            }
-            !workload.addresses.is_empty()
-        });
+        if self.made.with.as_ref() != Some(&config.mesh.trust_domain) {
+            self.made.with = Some(config.mesh.trust_domain.clone());
+            self.made.stale = self.pods.iter().map(|(name, _)| name.clone()).collect();
+        }
+        let stale = std::mem::take(&mut self.made.stale);
+        self.lower(&stale);
         let only_pods = config.workloads.is_empty();
         config.workloads.extend(self.made.pods.values().filter_map(|made| made.workload.clone()));
         if !only_pods {
             config.workloads.sort_by(|one, other| one.uid.cmp(&other.uid));
-            config.workloads.dedup_by(|one, other| one.uid == other.uid);
         }
         config.outside.extend(self.made.pods.values().flat_map(|made| &made.outside));
     }
 
-    /// Everything is to be made anew, once the documents go together.
-    pub(super) fn forget_made(&mut self) {
-        self.changed_pods();
-        self.services.take_changed();
-        self.slices.take_changed();
-        self.made = Made::default();
+    /// Why nobody can be connected to a pod of the mesh, though it has an address; `None`: it can, or it has none yet, or no more.
+    pub(super) fn why_unaddressed(&self, name: &ObjectName, pod: &Pod) -> Option<&'static str> {
+        let made = self.made.pods.get(&WorkloadUid::new(&name.namespace, &name.name))?;
+        let sandbox = self.sandboxes.get(&pod.uid);
+        let has_none = pod.addresses.is_empty() && !matches!(sandbox, Some(SandboxState::Runs(_)));
+        if made.workload.is_some() || pod.finished || has_none || sandbox == Some(&SandboxState::Ended) {
+            return None;
+        }
+        Some(if made.claims.is_empty() {
+            "its addresses are not of its node's pod ranges"
+        } else if made.claims.iter().all(|address| self.made.contested.contains(address)) {
+            "another pod claims its address too"
+        } else if self.membership(name, pod) == Membership::Unknown {
+            "its namespace is not known yet"
+        } else {
+            "its service account can't be part of an identity"
+        })
     }
 
     /// The pods that may make something else than before; `None`: all of them.
@@ -92,8 +112,8 @@ impl Cluster {
         (!everybody).then_some(changed)
     }
 
-    /// Makes these pods anew, and those that they share an address with, or did.
-    fn make(&mut self, changed: &BTreeSet<ObjectName>) {
+    /// Takes what these pods claim now. Returns the addresses that are contested since, or no longer.
+    fn claim_of(&mut self, changed: &BTreeSet<ObjectName>) -> BTreeSet<IpAddr> {
         let mut touched = BTreeSet::new();
         for name in changed {
             let claims = self.pods.get(name).map(|pod| self.claims(pod)).unwrap_or_default();
@@ -125,18 +145,12 @@ impl Cluster {
                 disturbed.insert(address);
             }
         }
-        self.lower(changed);
-        if !disturbed.is_empty() {
-            let shares = |pod: &Pod| self.claims(pod).iter().any(|address| disturbed.contains(address));
-            let others = self.pods.iter().filter(|(name, pod)| !changed.contains(name) && shares(pod));
-            let others: BTreeSet<_> = others.map(|(name, _)| name.clone()).collect();
-            self.lower(&others);
-        }
+        disturbed
     }
 
     /// Makes what these pods are to the mesh, from what is known of all.
     fn lower(&mut self, names: &BTreeSet<ObjectName>) {
-        let Some((trust_domain, _)) = self.made.with.clone() else { return };
+        let Some(trust_domain) = self.made.with.clone() else { return };
         for name in names {
             let Some(pod) = self.pods.get(name) else { continue };
             let membership = self.membership(name, pod);
@@ -150,6 +164,8 @@ impl Cluster {
             (made.workload, made.outside) = match membership {
                 Membership::In if addresses.is_empty() => (None, Vec::new()),
                 Membership::In => (workload(&trust_domain, name, pod, addresses).map(Arc::new), Vec::new()),
+                // It may be one of the mesh's.
+                Membership::Unknown => (None, Vec::new()),
                 _ => (None, addresses),
             };
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use serde_json::json;
+use std::collections::BTreeMap;
 
 pub(super) fn name(namespace: &str, name: &str) -> ObjectName {
     ObjectName { namespace: namespace.to_owned(), name: name.to_owned() }
@@ -16,8 +17,8 @@ fn document(kind: &str, object: &ObjectName, spec: Value) -> Value {
 }
 
 fn set(cluster: &mut Cluster, kind: &str, object: &ObjectName, spec: Value) -> Option<String> {
-    let document = document(kind, object, spec);
-    cluster.set_document(kind, object, 1, document).mistakes.as_ref().map(ToString::to_string)
+    let written = Written { generation: 1, content: document(kind, object, spec), ..Written::default() };
+    cluster.set_document(kind, object, written).mistakes.as_ref().map(ToString::to_string)
 }
 
 /// A cluster with a Mesh, a node with a range, and an enrolled namespace `shop`.
@@ -28,7 +29,9 @@ pub(super) fn cluster() -> Cluster {
     let shop = Namespace { enrolled: true, ..Namespace::default() };
     cluster.namespaces().insert("shop".to_owned(), shop);
     cluster.namespaces().insert("free".to_owned(), Namespace { may_opt_out: true, ..shop });
-    cluster.nodes().insert(NodeName::new("a"), Node { pod_ranges: vec!["10.1.1.0/24".parse().unwrap()], zone: None });
+    cluster.namespaces().insert("other".to_owned(), Namespace::default());
+    let pod_ranges = vec!["10.1.1.0/24".parse().unwrap()];
+    cluster.nodes().insert(NodeName::new("a"), Node { pod_ranges, ..Node::default() });
     cluster
 }
 
@@ -109,27 +112,106 @@ fn an_address_that_two_claim_belongs_to_nobody() {
     cluster.pods().insert(name("other", "thief"), pod("10.1.1.2"));
     assert_eq!(addresses(&mut cluster), (vec![], vec![]));
     assert_eq!(cluster.contested().iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.1.2"]);
-    // Nor can a document take it away.
-    cluster.pods().remove(&name("other", "thief"));
-    let thief = json!({"node": "b", "addresses": ["10.1.1.2"]});
-    assert_eq!(set(&mut cluster, "Workload", &name("other", "thief"), thief), None);
-    assert_eq!(addresses(&mut cluster), (vec![], vec![]));
+}
+
+/// The mistakes of the only document that is refused.
+fn mistakes(cluster: &Cluster) -> Option<String> {
+    cluster.verdicts().into_iter().find_map(|verdict| verdict.mistakes).map(|mistakes| mistakes.to_string())
 }
 
 #[test]
-fn a_workload_of_a_document_is_never_on_the_clusters_nodes() {
+fn a_workload_of_a_document_takes_nothing_from_the_cluster() {
     let mut cluster = cluster();
-    let mut refused = |spec: Value| set(&mut cluster, "Workload", &name("shop", "vm"), spec);
-    let found = refused(json!({"node": "a", "addresses": ["192.0.2.7"], "netns": "/proc/1/ns/net"})).unwrap();
-    assert_eq!(
-        found,
-        "Workload shop/vm: spec.netns: is not possible in a cluster: what runs on its nodes are pods\n\
-         Workload shop/vm: spec.node: is a node of this cluster: what runs there are pods"
-    );
-    assert_eq!(refused(json!({"node": "elsewhere", "addresses": ["192.0.2.7"]})), None);
+    let node_address = vec!["192.0.2.1".parse().unwrap()];
+    cluster.nodes().insert(NodeName::new("x"), Node { addresses: node_address, ..Node::default() });
+    cluster.pods().insert(name("shop", "web"), Pod { node: Some(NodeName::new("x")), ..pod("10.9.9.9") });
+    let service = ClusterService {
+        addresses: vec!["10.96.0.1".parse().unwrap()],
+        ports: Vec::new(),
+        affinity: Default::default(),
+        traffic: Default::default(),
+        foreign: Vec::new(),
+        external: Vec::new(),
+        is_proxied_elsewhere: false,
+    };
+    cluster.services().insert(name("default", "kubernetes"), service);
+    let pods = addresses(&mut cluster);
+    for (who, spec, expected) in [
+        (
+            "vm",
+            json!({"node": "a", "addresses": ["192.0.2.7"]}),
+            "spec.node: is a node of this cluster: what runs there are pods",
+        ),
+        (
+            "vm",
+            json!({"node": "m", "addresses": ["192.0.2.7"], "netns": "/proc/1/ns/net"}),
+            "spec.netns: is not possible in a cluster: what runs on its nodes are pods",
+        ),
+        ("web", json!({"node": "m", "addresses": ["192.0.2.7"]}), "metadata.name: is a pod's"),
+        ("vm", json!({"node": "m", "addresses": ["10.9.9.9"]}), "spec.addresses[0]: is a pod's"),
+        ("vm", json!({"node": "m", "addresses": ["10.1.1.9"]}), "spec.addresses[0]: is of the node a or its pods"),
+        ("vm", json!({"node": "m", "addresses": ["192.0.2.1"]}), "spec.addresses[0]: is of the node x or its pods"),
+        (
+            "vm",
+            json!({"node": "m", "addresses": ["10.96.0.1"]}),
+            "spec.addresses[0]: is of the Service default/kubernetes",
+        ),
+    ] {
+        assert_eq!(set(&mut cluster, "Workload", &name("shop", who), spec), None);
+        assert_eq!(addresses(&mut cluster), pods);
+        assert_eq!(mistakes(&cluster).unwrap(), format!("Workload shop/{who}: {expected}"));
+        cluster.remove_document("Workload", &name("shop", who));
+    }
+}
+
+#[test]
+fn a_workload_of_a_document_yields_to_a_node_that_comes_later() {
+    let mut cluster = cluster();
+    let vm = name("shop", "vm");
+    assert_eq!(set(&mut cluster, "Workload", &vm, json!({"node": "m", "addresses": ["192.0.2.7"]})), None);
     assert_eq!(addresses(&mut cluster).0, ["192.0.2.7"]);
-    cluster.nodes().insert(NodeName::new("elsewhere"), Node::default());
+    // Its last good form stays where the newest is wrong.
+    assert_eq!(set(&mut cluster, "Workload", &vm, json!({"node": "m", "addresses": ["10.1.1.7"]})), None);
+    assert_eq!(addresses(&mut cluster).0, ["192.0.2.7"]);
+    assert!(mistakes(&cluster).is_some());
+    assert_eq!(set(&mut cluster, "Workload", &vm, json!({"node": "m", "addresses": ["192.0.2.8"]})), None);
+    assert_eq!((addresses(&mut cluster).0, mistakes(&cluster)), (vec!["192.0.2.8".to_owned()], None));
+    cluster.nodes().insert(NodeName::new("m"), Node::default());
     assert_eq!(addresses(&mut cluster).0, [""; 0]);
+    assert!(mistakes(&cluster).is_some());
+}
+
+#[test]
+fn a_pod_of_the_mesh_without_an_address_is_named_and_not_released() {
+    let mut cluster = cluster();
+    cluster.own_node = Some(NodeName::new("a"));
+    cluster.pods().insert(name("shop", "web"), pod("10.1.1.2"));
+    cluster.pods().insert(name("other", "thief"), pod("10.1.1.2"));
+    cluster.pods().insert(name("shop", "astray"), pod("10.7.7.7"));
+    cluster.pods().insert(name("unheard", "of"), pod("10.1.1.3"));
+    cluster.pods().insert(name("shop", "done"), Pod { finished: true, ..pod("10.1.1.4") });
+    cluster.pods().insert(name("shop", "early"), Pod { addresses: Vec::new(), ..pod("10.1.1.5") });
+    let config = cluster.config().unwrap();
+    let named: Vec<_> = config.unaddressed.iter().map(|(uid, (_, why))| format!("{uid}: {why}")).collect();
+    assert_eq!(
+        named,
+        [
+            "shop/astray: its addresses are not of its node's pod ranges",
+            "shop/web: another pod claims its address too",
+            "unheard/of: its namespace is not known yet",
+        ]
+    );
+    assert_eq!(config.outside, BTreeSet::new());
+    let released = |cluster: &mut Cluster, address: &str| {
+        cluster.config().unwrap().released.has(&PodUid::parse(&address.replace('.', "-")).unwrap())
+    };
+    assert!(!released(&mut cluster, "10.1.1.4"), "what has finished may still run");
+    assert!(!released(&mut cluster, "10.1.1.99"), "a pod that the API doesn't show may still run");
+    cluster.namespaces().insert("shop".to_owned(), Namespace::default());
+    assert!(released(&mut cluster, "10.1.1.4"));
+    let own = Namespace { uninstall: true, ..Namespace::default() };
+    cluster.namespaces().insert("hauberk-system".to_owned(), own);
+    assert!(released(&mut cluster, "10.1.1.99"), "the mesh leaves");
 }
 
 #[test]
@@ -172,15 +254,79 @@ fn refused(cluster: &Cluster) -> Vec<String> {
 }
 
 #[test]
-fn documents_that_do_not_go_together_are_refused_by_name() {
+fn a_document_that_does_not_go_with_the_others_holds_nobody_back() {
     let mut cluster = cluster();
     let stranger = json!({"spiffeIds": ["spiffe://elsewhere/ns/a/sa/b"]});
     assert_eq!(set(&mut cluster, "Revocation", &name("", "stranger"), stranger), None);
-    cluster.config().unwrap_err();
+    cluster.pods().insert(name("shop", "web"), pod("10.1.1.2"));
+    assert_eq!(addresses(&mut cluster).0, ["10.1.1.2"]);
     assert_eq!(refused(&cluster), ["stranger"]);
+    cluster.pods().remove(&name("shop", "web"));
+    assert_eq!(addresses(&mut cluster).0, [""; 0]);
     cluster.remove_document("Revocation", &name("", "stranger"));
     cluster.config().unwrap();
     assert_eq!(refused(&cluster), [""; 0]);
+}
+
+#[test]
+fn a_document_that_goes_with_the_others_no_more_keeps_its_last_good_form() {
+    let mut cluster = cluster();
+    let ids = |cluster: &mut Cluster| {
+        let revocations = cluster.config().unwrap().revocations;
+        revocations.iter().flat_map(|one| &one.spiffe_ids).map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let set =
+        |cluster: &mut Cluster, id: &str| set(cluster, "Revocation", &name("", "one"), json!({"spiffeIds": [id]}));
+    assert_eq!(set(&mut cluster, "spiffe://test/ns/a/sa/b"), None);
+    assert_eq!(ids(&mut cluster), ["spiffe://test/ns/a/sa/b"]);
+    assert_eq!(set(&mut cluster, "spiffe://elsewhere/ns/a/sa/b"), None);
+    assert_eq!(ids(&mut cluster), ["spiffe://test/ns/a/sa/b"]);
+    assert_eq!(refused(&cluster), ["one"]);
+}
+
+#[test]
+fn of_two_documents_that_claim_the_same_the_older_stands() {
+    let mut cluster = cluster();
+    for (who, created) in [("z", 1), ("a", 2)] {
+        let content = document("Workload", &name("vms", who), json!({"node": "m", "addresses": ["192.0.2.7"]}));
+        cluster.set_document("Workload", &name("vms", who), Written { created, content, ..Written::default() });
+    }
+    let config = cluster.config().unwrap();
+    assert_eq!(config.workloads.iter().map(|one| one.uid.as_str()).collect::<Vec<_>>(), ["vms/z"]);
+    assert_eq!(refused(&cluster), ["a"]);
+}
+
+#[test]
+fn a_mesh_that_is_gone_or_wrong_stands_as_it_was() {
+    let mut cluster = cluster();
+    let mesh = name("", "mesh");
+    let first = cluster.config().unwrap();
+    cluster.begin(&first);
+    cluster.remove_document("Mesh", &mesh);
+    assert_eq!(cluster.config().unwrap().mesh, first.mesh);
+    let other = json!({"trustDomain": "other", "issuer": {"kubernetes": {}}});
+    assert_eq!(set(&mut cluster, "Mesh", &mesh, other), None);
+    assert_eq!(cluster.config().unwrap().mesh, first.mesh);
+    assert_eq!(
+        mistakes(&cluster).unwrap(),
+        "Mesh mesh: spec.trustDomain: the mesh runs as `test`, which can't be changed"
+    );
+}
+
+#[test]
+fn what_only_a_restart_takes_over_holds_back_nothing_else() {
+    let mut cluster = cluster();
+    let first = cluster.config().unwrap();
+    cluster.begin(&first);
+    let changed = json!({
+        "trustDomain": "test", "issuer": {"kubernetes": {}, "svidLifetime": "2h"}, "mtls": {"mode": "PERMISSIVE"}
+    });
+    assert_eq!(set(&mut cluster, "Mesh", &name("", "mesh"), changed), None);
+    cluster.pods().insert(name("shop", "web"), pod("10.1.1.2"));
+    let next = cluster.config().unwrap();
+    assert_eq!((next.mesh.issuer, next.workloads.len()), (first.mesh.issuer, 1));
+    assert_eq!(next.mesh.mode, crate::model::mesh::MtlsMode::Permissive);
+    assert_eq!(cluster.pending_restart(), ["spec.issuer"]);
 }
 
 #[test]
@@ -273,7 +419,7 @@ fn changes_one_after_the_other_make_what_all_make_at_once() {
             }
             5 => {
                 let pod_ranges = vec![format!("10.1.{}.0/24", 1 + random(2)).parse().unwrap()];
-                grown.nodes().insert(NodeName::new("a"), Node { pod_ranges, zone: None });
+                grown.nodes().insert(NodeName::new("a"), Node { pod_ranges, ..Node::default() });
             }
             _ => {
                 let finished = random(5) == 0;

@@ -21,7 +21,7 @@ pub struct Members {
 
 /// A question to the task that follows the cluster.
 pub(super) enum Question {
-    /// Answered once the pod is known.
+    /// Answered once the pod and its namespace are known.
     Membership(ObjectName, PodUid, oneshot::Sender<Membership>),
     /// Answered once the pod is not known.
     Gone(ObjectName, PodUid, oneshot::Sender<()>),
@@ -72,8 +72,10 @@ impl Question {
     pub(super) fn settle(self, cluster: &mut Cluster) -> Option<Self> {
         match self {
             Self::Membership(name, uid, answer) => {
-                match cluster.pods().get(&name).filter(|pod| pod.uid == uid).cloned() {
-                    Some(pod) => drop(answer.send(cluster.membership(&name, &pod))),
+                let pod = cluster.pods().get(&name).filter(|pod| pod.uid == uid).cloned();
+                let membership = pod.map(|pod| cluster.membership(&name, &pod));
+                match membership.filter(|membership| *membership != Membership::Unknown) {
+                    Some(membership) => drop(answer.send(membership)),
                     None if answer.is_closed() => {}
                     None => return Some(Self::Membership(name, uid, answer)),
                 }
@@ -104,6 +106,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::model::cluster::Namespace;
 
     fn pod(uid: &PodUid) -> Pod {
         Pod {
@@ -123,6 +126,7 @@ mod tests {
         let name = ObjectName { namespace: "shop".to_owned(), name: "web".to_owned() };
         let [old, new] = ["old", "new"].map(|uid| PodUid::parse(uid).unwrap());
         let mut cluster = Cluster::new("own", None);
+        cluster.namespaces().insert("shop".to_owned(), Namespace::default());
         cluster.pods().insert(name.clone(), pod(&old));
         let (answer, mut told) = oneshot::channel();
         let membership = Question::Membership(name.clone(), new.clone(), answer).settle(&mut cluster);
@@ -136,5 +140,20 @@ mod tests {
         let (answer, asker) = oneshot::channel();
         drop(asker);
         assert!(Question::Membership(name, old, answer).settle(&mut cluster).is_none(), "nobody waits");
+    }
+
+    /// Taken for one that isn't in the mesh, its pods would begin in plaintext.
+    #[test]
+    fn a_question_waits_for_the_namespace_too() {
+        let name = ObjectName { namespace: "new".to_owned(), name: "web".to_owned() };
+        let uid = PodUid::parse("u").unwrap();
+        let mut cluster = Cluster::new("own", None);
+        cluster.pods().insert(name.clone(), pod(&uid));
+        let (answer, mut told) = oneshot::channel();
+        let question = Question::Membership(name, uid, answer).settle(&mut cluster).unwrap();
+        assert!(told.try_recv().is_err());
+        cluster.namespaces().insert("new".to_owned(), Namespace { enrolled: true, ..Namespace::default() });
+        assert!(question.settle(&mut cluster).is_none());
+        assert_eq!(told.try_recv(), Ok(Membership::In));
     }
 }

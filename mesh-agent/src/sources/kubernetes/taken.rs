@@ -1,8 +1,8 @@
-//! What is new in a configuration, and why one isn't taken.
+//! What is new in a configuration.
 
 use std::sync::Arc;
 
-use crate::config::{ConfigErrors, MeshConfig};
+use crate::config::MeshConfig;
 
 /// A configuration that is new.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct Taken {
     pub config: MeshConfig,
     /// Whether documents have changed, and not pods alone.
     pub documents: bool,
+    /// The settings, by field path, that only a restart of the agent takes over.
+    pub pending_restart: Vec<&'static str>,
 }
 
 /// What of a configuration is new.
@@ -21,28 +23,20 @@ pub(super) enum Difference {
     Documents,
 }
 
-/// Why a change isn't taken.
-#[derive(Debug, thiserror::Error)]
-pub enum Rejection {
-    /// The documents don't go together.
-    #[error(transparent)]
-    Invalid(#[from] ConfigErrors),
-    /// Only a new agent could take it.
-    #[error("only a restart of the agent can change {}", .0.join(", "))]
-    NeedsRestart(Vec<&'static str>),
-}
-
 /// Whether the documents are the same.
 pub(super) fn only_pods_differ(now: &MeshConfig, next: &MeshConfig) -> bool {
     let MeshConfig {
         mesh,
         workloads: _,
         outside: _,
+        unaddressed: _,
+        released: _,
         authorization,
         peer_authentication,
         federated,
         rego,
         services: _,
+        service_space: _,
         revocations,
         digest: _,
     } = now;

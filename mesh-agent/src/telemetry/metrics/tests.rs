@@ -5,14 +5,33 @@ use crate::model::connection::DataPath;
 use crate::model::mesh::KeyExchange;
 use crate::model::revocation::{CertificateId, IssuerName, Serial};
 use crate::model::spiffe::SpiffeId;
+use crate::telemetry::audit::{AuditLog, AuditSettings, Destination};
 use crate::telemetry::exposition::classic;
 use crate::telemetry::{ConnectionSummary, End, Tls};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 fn session(resumed: bool) -> TlsInfo {
     let (cipher, key_exchange) = (CipherSuite::Aes256Gcm, KeyExchange::X25519MlKem768);
     TlsInfo { version: "TLSv1.3", cipher, key_exchange, data_path: DataPath::Kernel, resumed }
+}
+
+/// A connection, from its beginning to its end.
+fn carry_one(metrics: &Metrics) {
+    let active = metrics.opened(Direction::Inbound);
+    metrics.handshake(Direction::Inbound, &session(true), Duration::from_millis(2));
+    metrics.kernel_tls(&[CipherSuite::Aes128Gcm]);
+    metrics.decided("allow", None);
+    metrics.closed(&Closed {
+        direction: "inbound",
+        outcome: "ok",
+        reason: "",
+        tls: "TLSv1.3",
+        bytes_sent: 5,
+        bytes_received: 7,
+    });
+    drop(active);
 }
 
 #[test]
@@ -27,22 +46,13 @@ fn a_scrape_shows_every_family_with_its_unit() {
         }),
         audit: None,
         cluster: None,
+        kubelet: Some(watch::channel(Err("not seen".to_owned())).1),
     });
-    let active = metrics.opened(Direction::Inbound);
-    metrics.handshake(Direction::Inbound, &session(true), Duration::from_millis(2));
-    metrics.kernel_tls(&[CipherSuite::Aes128Gcm]);
-    metrics.closed(&Closed {
-        direction: "inbound",
-        outcome: "ok",
-        reason: "",
-        tls: "TLSv1.3",
-        bytes_sent: 5,
-        bytes_received: 7,
-    });
-    drop(active);
+    carry_one(&metrics);
     let text = metrics.encode().unwrap();
     for line in [
         "mesh_issuer_up 1.0",
+        "mesh_kubelet_attested 0.0",
         "mesh_svids_issued_total 4",
         "mesh_trust_roots 2.0",
         "mesh_connections_opened_total{direction=\"inbound\"} 1",
@@ -57,6 +67,67 @@ fn a_scrape_shows_every_family_with_its_unit() {
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
+}
+
+/// The names of all series that an agent with everything can show.
+fn names() -> BTreeSet<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = AuditSettings {
+        destination: Destination::File(directory.path().join("audit.jsonl")),
+        max_bytes: 1 << 20,
+        keep: 1,
+        checkpoint_every: Duration::from_secs(60),
+        node: "a".to_owned(),
+    };
+    let log = AuditLog::open(&settings).unwrap();
+    let at = Some(UNIX_EPOCH);
+    let metrics = Metrics::new(Views {
+        kernel: Box::new(|| vec![("connect_refused", 3)]),
+        identity: Box::new(move || IdentityView {
+            next_expiry: at,
+            next_lifetime: Some(Duration::from_secs(60)),
+            root_expiry: at,
+            issuer_failing_since: at,
+            ..IdentityView::default()
+        }),
+        audit: Some(log.handle()),
+        cluster: Some(watch::channel(at).1),
+        kubelet: None,
+    });
+    carry_one(&metrics);
+    let text = classic(&metrics.encode().unwrap());
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let series = |(name, kind): (&str, &str)| match kind {
+        "histogram" => ["_bucket", "_count", "_sum"].map(|part| format!("{name}{part}")).to_vec(),
+        _ => vec![name.to_owned()],
+    };
+    types.flat_map(series).collect()
+}
+
+/// Every word of a text that looks like one of our metrics.
+fn mentioned(text: &str) -> BTreeSet<String> {
+    let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+    words.filter(|word| word.starts_with("mesh_")).map(str::to_owned).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_what_there_is_and_the_documentation_has_it_all() {
+    let all = names();
+    for (file, text) in [
+        ("rules.yaml", include_str!("../../../../deploy/components/monitoring/rules.yaml")),
+        ("rules.test.yaml", include_str!("../../../../deploy/components/monitoring/rules.test.yaml")),
+        ("dashboard.json", include_str!("../../../../deploy/components/monitoring/dashboard.json")),
+    ] {
+        let asked = mentioned(text);
+        assert!(!asked.is_empty() && asked.is_subset(&all), "{file}: {:?}", asked.difference(&all).collect::<Vec<_>>());
+    }
+    let documented = mentioned(include_str!("../../../../docs/operations.md"));
+    let family = |name: &String| {
+        let histogram = ["_bucket", "_count", "_sum"].iter().find_map(|part| name.strip_suffix(part));
+        histogram.unwrap_or(name).to_owned()
+    };
+    let missing: Vec<_> = all.iter().map(family).filter(|name| !documented.contains(name)).collect();
+    assert!(missing.is_empty(), "docs/operations.md has no {missing:?}");
 }
 
 #[test]
