@@ -37,27 +37,18 @@ pub struct Installer {
     entry: String,
     binary: Option<Look>,
     seen: Vec<ConfigFile>,
-    is_settled: bool,
     said: Option<String>,
-}
-
-/// What others see of the installer.
-#[derive(Debug)]
-pub struct Seen {
-    /// Whether the plugin is off the node, as it was asked.
-    pub left: watch::Sender<bool>,
-    /// Why the plugin isn't as it should be; `None`: it is.
-    pub trouble: watch::Sender<Option<String>>,
 }
 
 impl Installer {
     /// Will keep the plugin in `plugins` and `entry` (`conflist::entry`) in the configuration.
     pub fn new(plugins: PathBuf, configuration: PathBuf, entry: String) -> Self {
-        Self { plugins, configuration, entry, binary: None, seen: Vec::new(), is_settled: false, said: None }
+        Self { plugins, configuration, entry, binary: None, seen: Vec::new(), said: None }
     }
 
-    /// Looks and puts right, for ever; while `leave` says so, it takes the plugin off the node instead.
-    pub async fn run(mut self, mut leave: watch::Receiver<bool>, others: Seen) -> Infallible {
+    /// Looks and puts right, for ever; while `leave` says so, it takes the plugin off the node instead, and tells `left` once
+    /// that is done.
+    pub async fn run(mut self, mut leave: watch::Receiver<bool>, left: watch::Sender<bool>) -> Infallible {
         loop {
             let leaves = *leave.borrow_and_update();
             // Never cut off: what it does must not come after what is done next.
@@ -68,14 +59,8 @@ impl Installer {
             let (installer, outcome) = look.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
             self = installer;
             let has_left = leaves && outcome.is_ok();
-            others.left.send_if_modified(|known| std::mem::replace(known, has_left) != has_left);
+            left.send_if_modified(|known| std::mem::replace(known, has_left) != has_left);
             self.report(outcome);
-            let trouble = self.said.clone().or_else(|| (!leaves && !self.is_settled).then(|| UNSETTLED.to_owned()));
-            others.trouble.send_if_modified(|known| {
-                let is_news = *known != trouble;
-                *known = trouble;
-                is_news
-            });
             tokio::select! {
                 () = sleep(LOOK) => {}
                 Ok(()) = leave.changed() => {}
@@ -119,8 +104,7 @@ impl Installer {
             self.binary = Some(Look::at(&path)?);
         }
         let files = read(&self.configuration)?;
-        self.is_settled = files == self.seen;
-        if !self.is_settled {
+        if files != self.seen {
             self.seen = files;
             return Ok(Vec::new());
         }
@@ -148,7 +132,7 @@ pub fn uninstall(plugins: &Path, configuration: &Path) -> io::Result<Vec<Step>> 
 /// Whether the runtime finds the plugin, in the configuration that it takes.
 pub fn is_in_place(plugins: &Path, files: &[ConfigFile], entry: &str) -> bool {
     let is_chained = conflist::install(files, entry).is_empty() && !conflist::remove(files).is_empty();
-    is_chained && plugins.join(PLUGIN).is_file()
+    is_chained && conflist::obstacle(files).is_none() && plugins.join(PLUGIN).is_file()
 }
 
 /// All files of a configuration; none where there is no directory yet.

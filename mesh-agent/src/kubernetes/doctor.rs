@@ -94,7 +94,7 @@ const CA_NEEDS: [Need; 13] = [
     need("", &["secrets"], Of::Ours, &["create"]),
     need("coordination.k8s.io", &["leases"], Of::Named(CA), &["get", "update"]),
     need("coordination.k8s.io", &["leases"], Of::Ours, &["create"]),
-    need("", &["configmaps"], Of::Named(BUNDLE), &["patch"]),
+    need("", &["configmaps"], Of::Named(BUNDLE), &["get", "patch"]),
     need("", &["configmaps"], Of::Ours, &["create"]),
 ];
 

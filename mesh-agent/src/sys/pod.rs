@@ -32,8 +32,8 @@ pub fn cgroup(root: &Path, uid: &str) -> io::Result<Option<PathBuf>> {
                 if is_it(&name) {
                     return Ok(Some(entry.path()));
                 }
-                // Containers are below pods only.
-                if !is_pod(&name) && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                // Below pods there are only containers, and what these call themselves.
+                if running::uid(&name).is_none() && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     next.push(entry.path());
                 }
             }
@@ -132,14 +132,6 @@ fn namespaces(cgroup: &Path) -> io::Result<impl Iterator<Item = io::Result<Netns
         let is_still = members(&listed_in).map(|members| members.contains(&pid));
         is_still.map(|is_still| is_still.then_some(netns)).transpose()
     }))
-}
-
-/// Whether a cgroup has a pod's name, of whichever driver: below it there are containers, and what they make themselves.
-fn is_pod(name: &str) -> bool {
-    let by_systemd = name.strip_suffix(".slice").and_then(|name| name.rsplit('-').next());
-    let uid = by_systemd.unwrap_or(name).strip_prefix("pod").unwrap_or_default();
-    // Not `pods`, nor a `podruntime.slice`: a uid or a static pod's hash.
-    !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || b"-_".contains(&byte))
 }
 
 /// Age, number and cgroup of every process.
@@ -244,7 +236,7 @@ mod tests {
             assert_eq!(cgroup(root.path(), UID).unwrap(), Some(real), "{pod}/{own}");
         }
         for around in ["pods", "podruntime.slice", "kubelet-kubepods.slice", "kubepods"] {
-            assert!(!is_pod(around), "{around}");
+            assert!(running::uid(around).is_none(), "{around}");
         }
     }
 

@@ -133,7 +133,7 @@ pub(crate) const NATIVE_BUILD: [&str; 8] =
     ["test", "--locked", "--release", "--package=mesh-tests", "--lib", "--tests", "--features", "native"];
 // One test at a time: they share two cores with the agents that they wait for.
 const NATIVE_RUN: [&str; 2] = ["--", "--test-threads=1"];
-const KUBERNETES: [&str; 13] = [
+const KUBERNETES: [&str; 14] = [
     "test",
     "--locked",
     "--release",
@@ -142,6 +142,7 @@ const KUBERNETES: [&str; 13] = [
     "--test=kubernetes",
     "--test=manifests",
     "--test=demo_kubernetes",
+    "--test=ca",
     "--test=cni",
     "--test=services",
     "--features=kubernetes",

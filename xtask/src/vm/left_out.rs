@@ -10,10 +10,11 @@ const NO_KERNEL: &str = "nothing in it depends on the kernel; with --long, or na
 const CLUSTER: &str = "the kubernetes tier runs it";
 
 /// A file of tests, and why it is left out of an everyday run.
-pub(super) const FILES: [(&str, &str); 23] = [
+pub(super) const FILES: [(&str, &str); 24] = [
     ("apps", TOO_BIG),
     ("audit", NO_KERNEL),
     ("bounds", TOO_BIG),
+    ("ca", CLUSTER),
     ("clients", TOO_BIG),
     ("cli", NO_KERNEL),
     ("cluster", CLUSTER),

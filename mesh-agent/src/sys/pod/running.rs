@@ -44,7 +44,7 @@ pub fn running(root: &Path) -> io::Result<Vec<(String, u64)>> {
 }
 
 /// The uid in the name of a pod's cgroup, of either driver.
-fn uid(name: &str) -> Option<String> {
+pub(super) fn uid(name: &str) -> Option<String> {
     let is_uid = |uid: &&str| !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     let uid = match name.strip_suffix(".slice") {
         Some(slice) => slice.rsplit('-').next()?.strip_prefix("pod")?.replace('_', "-"),
