@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::RunError;
 use crate::args::cni::{CniArgs, CniPlace};
 use crate::cni::conflist;
-use crate::cni::installer::{self, Installer};
+use crate::cni::installer::{self, Installer, Seen};
 use crate::cni::known::Known;
 use crate::cni::plugin::SOCKET;
 use crate::cni::server::CniSocket;
