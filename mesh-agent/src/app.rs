@@ -14,7 +14,6 @@ use tokio_util::sync::DropGuard;
 use crate::admin::{self, socket::AdminSocket};
 use crate::args::RunArgs;
 use crate::bpf::{Kernel, Maps};
-use crate::cni::installer::UNSETTLED;
 use crate::identity::SvidManager;
 use crate::kubernetes::{Kubernetes, KubernetesError};
 use crate::model::budget::Budget;
@@ -106,12 +105,11 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
     let drain = shared.drain.clone();
     let shall_leave = source.cluster().is_some_and(|(_, followed)| followed.cluster().is_uninstalled());
     let (uninstall, uninstalled) = watch::channel(shall_leave);
-    let installs = args.kubernetes && args.cni.place.cni_bin_dir.is_some();
-    let (troubled, plugin_trouble) = watch::channel(installs.then(|| UNSETTLED.to_owned()));
+    let (placed, plugin_placed) = watch::channel(!args.kubernetes || args.cni.place.cni_bin_dir.is_none());
     let gate = Gate {
         workloads: Arc::clone(&readiness),
         svids: Arc::clone(&svids),
-        plugin: plugin_trouble,
+        plugin: plugin_placed,
         uninstalled: uninstalled.clone(),
         drain: drain.clone(),
         passed: Arc::default(),
@@ -162,7 +160,7 @@ pub async fn run(args: RunArgs, audit: Option<AuditHandle>) -> Result<(), RunErr
             cgroup_root: root.clone(),
             own_namespace: kubernetes.namespace().to_owned(),
             uninstalled: uninstalled.clone(),
-            troubled,
+            placed,
         };
         let plugin_left = cni::start(&mut tasks, args.cni, facts)?;
         let (own_pod, bpffs, ready) = (args.pod, args.bpffs, Arc::clone(&readiness));

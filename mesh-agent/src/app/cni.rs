@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
 use super::RunError;
 use crate::args::cni::{CniArgs, CniPlace};
 use crate::cni::conflist;
-use crate::cni::installer::{self, Installer, Seen};
+use crate::cni::installer::{self, Installer};
 use crate::cni::known::Known;
 use crate::cni::plugin::SOCKET;
 use crate::cni::server::CniSocket;
@@ -42,6 +42,8 @@ const FETCH: Duration = Duration::from_secs(3);
 const HOLD: Duration = Duration::from_secs(10);
 /// Pods that have ended and are still shown: more, and a DEL waits.
 const ENDED: usize = 1024;
+/// How often it is looked whether the plugin is in place.
+const LOOK: Duration = Duration::from_millis(200);
 /// How long a file waits that couldn't be written.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -75,8 +77,8 @@ pub(super) struct Facts {
     pub(super) own_namespace: String,
     /// Whether the mesh shall leave the node.
     pub(super) uninstalled: watch::Receiver<bool>,
-    /// Why the plugin isn't as it should be.
-    pub(super) troubled: watch::Sender<Option<String>>,
+    /// Who waits for the plugin to be in place.
+    pub(super) placed: watch::Sender<bool>,
 }
 
 /// Brings back what an earlier agent was told.
@@ -106,10 +108,10 @@ pub(super) fn start(
     if let (Some(plugins), Some(configuration)) = (cni_bin_dir, cni_conf_dir) {
         let socket = socket.as_deref().unwrap_or(Path::new(SOCKET));
         let entry = conflist::entry(&socket.to_string_lossy(), &args.cni_known.to_string_lossy());
+        tasks.spawn(say_placed(plugins.clone(), configuration.clone(), entry.clone(), facts.placed));
         let installer = Installer::new(plugins, configuration, entry);
         let leave = facts.uninstalled.clone();
-        let seen = Seen { left, trouble: facts.troubled };
-        tasks.spawn(async move { match installer.run(leave, seen).await {} });
+        tasks.spawn(async move { match installer.run(leave, left).await {} });
     }
     let Some(path) = socket else { return Ok(has_left) };
     let records = Mutex::new(records_beside(&path));
@@ -134,6 +136,26 @@ pub(super) fn start(
         Ok(())
     });
     Ok(has_left)
+}
+
+/// Says once that the plugin is in place.
+async fn say_placed(
+    plugins: PathBuf,
+    configuration: PathBuf,
+    entry: String,
+    placed: watch::Sender<bool>,
+) -> Result<(), RunError> {
+    loop {
+        let (plugins, configuration, entry) = (plugins.clone(), configuration.clone(), entry.clone());
+        let look = spawn_blocking(move || {
+            installer::read(&configuration).is_ok_and(|files| installer::is_in_place(&plugins, &files, &entry))
+        });
+        if look.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
+            placed.send_replace(true);
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Takes the plugin off this node, with what it knew.

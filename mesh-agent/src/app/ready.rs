@@ -19,8 +19,8 @@ use crate::proxy::Drain;
 pub(super) struct Gate {
     pub(super) workloads: Arc<Readiness>,
     pub(super) svids: Arc<SvidManager>,
-    /// Why the CNI plugin isn't where it should be; `None`: it is, or none should be anywhere.
-    pub(super) plugin: watch::Receiver<Option<String>>,
+    /// Whether the CNI plugin is where it should be, or none should be anywhere.
+    pub(super) plugin: watch::Receiver<bool>,
     /// Whether the mesh shall leave the cluster.
     pub(super) uninstalled: watch::Receiver<bool>,
     pub(super) drain: Drain,
@@ -41,18 +41,20 @@ impl Gate {
             return vec![format!("the mesh shall leave the cluster: its namespace has the label {UNINSTALL_LABEL}")];
         }
         let untried = self.workloads.untried();
-        let pending = waits(untried, self.svids.view().issuer_answered, self.plugin.borrow().as_deref());
+        let pending = waits(untried, self.svids.view().issuer_answered, *self.plugin.borrow());
         self.passed.store(pending.is_empty(), Ordering::Relaxed);
         pending
     }
 }
 
-fn waits(untried: Vec<String>, issuer_answered: bool, plugin_trouble: Option<&str>) -> Vec<String> {
+fn waits(untried: Vec<String>, issuer_answered: bool, plugin_in_place: bool) -> Vec<String> {
     let mut waits: Vec<_> = untried.into_iter().map(|uid| format!("{uid}: not tried yet")).collect();
     if !issuer_answered {
         waits.push("the issuer has not answered yet".to_owned());
     }
-    waits.extend(plugin_trouble.map(|why| format!("CNI plugin: {why}")));
+    if !plugin_in_place {
+        waits.push("the CNI plugin is not in the node's network configuration".to_owned());
+    }
     waits
 }
 
@@ -62,8 +64,8 @@ mod tests {
 
     #[test]
     fn every_workload_the_issuer_and_the_plugin_are_waited_for() {
-        assert_eq!(waits(Vec::new(), true, None), Vec::<String>::new());
-        let all = waits(vec!["shop/web".to_owned()], false, Some("it is not in the chain"));
+        assert_eq!(waits(Vec::new(), true, true), Vec::<String>::new());
+        let all = waits(vec!["shop/web".to_owned()], false, false);
         assert_eq!(all.len(), 3);
         assert!(all[0].contains("shop/web") && all[1].contains("issuer") && all[2].contains("CNI"), "{all:?}");
     }

@@ -23,12 +23,6 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The plugin is this program.
 const OWN: &str = "/proc/self/exe";
 
-/// What is said until it has been looked at.
-pub const UNSETTLED: &str = "the CNI configuration has not been looked at yet, or changes";
-
-/// What is said before another plugin has a configuration to be chained to.
-const NOWHERE: &str = "there is no network configuration on this node yet";
-
 /// The installer's task.
 #[derive(Debug)]
 pub struct Installer {
@@ -110,11 +104,8 @@ impl Installer {
         }
         let steps = conflist::install(&files, &self.entry);
         take(&self.configuration, &steps, &files)?;
-        // What was changed is looked at again before anybody is told.
-        match conflist::obstacle(&files) {
-            _ if !steps.is_empty() => Ok(steps),
+        match conflist::obstacle(&files).filter(|_| steps.is_empty()) {
             Some(obstacle) => Err(io::Error::other(obstacle)),
-            None if conflist::remove(&files).is_empty() => Err(io::Error::other(NOWHERE)),
             None => Ok(steps),
         }
     }
