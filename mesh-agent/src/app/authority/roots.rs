@@ -179,7 +179,7 @@ mod tests {
         for times in ["", "{}", "[", "{\"x\":{}}"] {
             let published = read(&bundle::to_pem(std::slice::from_ref(&one)), times);
             assert_eq!(published.signs_from(&one), Some(SystemTime::UNIX_EPOCH));
-            assert_eq!(published.next(&[other.clone()], at(0), PACE).roots(), [other.clone(), one.clone()]);
+            assert_eq!(published.next(std::slice::from_ref(&other), at(0), PACE).roots(), [other.clone(), one.clone()]);
         }
         let foreign = LocalCa::create(TrustDomain::parse("other.test").unwrap(), SvidSettings::default(), at(0));
         assert!(read(foreign.unwrap().certificate_pem(), "").is_empty());
