@@ -19,10 +19,10 @@ pub mod ca;
 mod conditions;
 pub mod doctor;
 mod lease;
+mod token;
 mod uninstall;
 
 pub use conditions::ACCEPTED;
-mod token;
 
 /// Who writes, in managed fields.
 const FIELD_MANAGER: &str = "hauberk";
@@ -176,8 +176,10 @@ impl Kubernetes {
         let condition = json!({
             "type": SERVED_CONDITION, "status": status, "reason": reason, "message": why_not.unwrap_or_default(),
         });
-        // The uid makes it a conflict where another pod has the name by now.
-        self.set_condition(name, &json!({"uid": uid.as_str()}), condition).await
+        // The uid makes it a conflict where another pod has the name by now. The API doesn't know a static pod by what its node
+        // calls it, but there is only one of its name.
+        let metadata = if uid.is_static() { json!({}) } else { json!({"uid": uid.as_str()}) };
+        self.set_condition(name, &metadata, condition).await
     }
 
     /// Says in the status of our own pod that nothing of the mesh is left on its node.

@@ -231,6 +231,7 @@ fn pods_are_in_the_mesh_before_they_run_and_leave_it_with_their_sandbox() -> Res
 
     the_first_connection_of_every_pod_is_diverted(&stage)?;
     a_pod_that_nobody_knows_fails(&stage)?;
+    a_static_pod_is_found_by_what_its_node_calls_it(&stage, &address(&server_result)?)?;
     a_pod_leaves_with_its_sandbox(&stage, &client, &client_result, &server)?;
     only_sandboxes_that_are_gone_are_collected(&stage, &client, &server)?;
     a_sandbox_that_was_not_handed_over_is_found(&stage, &address(&server_result)?)?;
@@ -290,6 +291,39 @@ fn a_pod_that_nobody_knows_fails(stage: &Stage) -> Result<()> {
     stage.runtime.del(&ghost.sandbox, "")?;
     let ghost = stage.sandbox("plain", "phantom", "00000000-0000-4000-8000-000000000002")?;
     stage.add(&ghost)?;
+    Ok(())
+}
+
+/// A kubelet and a runtime call it by the hash of its manifest; the API server by a uid of its own.
+fn a_static_pod_is_found_by_what_its_node_calls_it(stage: &Stage, server: &str) -> Result<()> {
+    let hash = "0123456789abcdef0123456789abcdef";
+    let node = stage.api.kubectl(&["get", "node", "a", "-o", "jsonpath={.metadata.uid}"])?;
+    let mirror = |name: &str, owner: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: shop\n  \
+             annotations: {{kubernetes.io/config.mirror: '{hash}', kubernetes.io/config.hash: '{hash}'}}\n  \
+             ownerReferences: [{{apiVersion: v1, kind: Node, name: {owner}, uid: {node}, controller: true}}]\n\
+             spec: {{nodeName: a, containers: [{{name: c, image: none}}]}}\n"
+        )
+    };
+    stage.api.apply(&mirror("stolen-a", "b"))?;
+    let stolen = stage.sandbox("shop", "stolen-a", hash)?;
+    let (code, message) = stage.add_refused(&stolen)?;
+    ensure!(code == 11 && message.contains("no such pod"), "{code} {message}");
+    stage.runtime.del(&stolen.sandbox, "")?;
+    stage.api.apply(&mirror("static-a", "a"))?;
+    let pod = stage.sandbox("shop", "static-a", hash)?;
+    let result = stage.add(&pod)?;
+    let _pause = pod.place.spawn(pod.place.command("sleep").arg("infinity"))?;
+    let served = ["wait", "-n", "shop", "pod/static-a", "--for=condition=mesh.hauberk.dev/Served", "--timeout=30s"];
+    stage.api.kubectl(&served)?;
+    claims::answer_is_right(&call(&pod, server)?)?;
+    let peer = ("peer.id", "spiffe://mesh.test/ns/shop/sa/default");
+    stage.agent.wait_access(&[("direction", "inbound"), ("outcome", "ok"), peer])?;
+    stage.runtime.check(&pod.sandbox, &result)?;
+    stage.runtime.del(&pod.sandbox, &result)?;
+    stage.wait_workload("shop/static-a", false)?;
+    stage.api.kubectl(&["delete", "pod", "-n", "shop", "static-a", "stolen-a", "--force", "--grace-period=0"])?;
     Ok(())
 }
 

@@ -288,10 +288,10 @@ impl Cluster {
                 Membership::In | Membership::Unknown => {
                     if let Some(why) = self.why_unaddressed(name, pod) {
                         let uid = WorkloadUid::new(&name.namespace, &name.name);
-                        config.unaddressed.insert(uid, (pod.uid.clone(), why));
+                        config.unaddressed.insert(uid, (pod.runtime_uid().clone(), why));
                     }
                 }
-                _ => drop(released.insert(pod.uid.clone())),
+                _ => drop(released.insert(pod.runtime_uid().clone())),
             }
         }
         config.released = Released::Pods(released);

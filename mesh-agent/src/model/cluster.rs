@@ -40,6 +40,8 @@ pub struct ObjectName {
 pub struct Pod {
     /// Tells it from earlier pods of its name.
     pub uid: PodUid,
+    /// What its node calls it, if it is a static pod.
+    pub static_uid: Option<PodUid>,
     /// The node that it is bound to.
     pub node: Option<NodeName>,
     /// Whose identity it has.
@@ -54,6 +56,13 @@ pub struct Pod {
     pub finished: bool,
     /// Whether its node's agent says that it serves it.
     pub served: bool,
+}
+
+impl Pod {
+    /// What its node calls it: its cgroup, and its sandbox.
+    pub fn runtime_uid(&self) -> &PodUid {
+        self.static_uid.as_ref().unwrap_or(&self.uid)
+    }
 }
 
 /// What the CNI plugin has told of a pod of this node.

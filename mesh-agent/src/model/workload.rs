@@ -71,6 +71,12 @@ impl PodUid {
         (fits && is_plain).then(|| Self(Arc::from(text)))
     }
 
+    /// Whether it is a static pod's: the hash of a manifest on its node, by which the kubelet and the runtime call the pod. In
+    /// the API the pod has another uid.
+    pub fn is_static(&self) -> bool {
+        self.0.len() == 32 && self.0.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    }
+
     /// The bare uid.
     pub fn as_str(&self) -> &str {
         &self.0

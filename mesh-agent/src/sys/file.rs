@@ -36,20 +36,26 @@ pub fn replace_if(path: &Path, mode: u32, bytes: &[u8], read: Option<&[u8]>) -> 
             Err(Errno::INVAL | Errno::NOSYS) => return fs::remove_file(temporary).map(|()| false),
             Err(error) => return Err(error.into()),
         }
-        let (mut placed, mut taken_out) = (bytes.to_vec(), fs::read(temporary)?);
-        if taken_out == read {
-            return fs::remove_file(temporary).map(|()| true);
+        let taken_out = fs::read(temporary)?;
+        let was_as_read = taken_out == read;
+        if !was_as_read {
+            put_back(temporary, path, bytes.to_vec(), taken_out)?;
         }
-        loop {
-            exchange(temporary, path)?;
-            let now = fs::read(temporary)?;
-            if now == placed {
-                return fs::remove_file(temporary).map(|()| false);
-            }
-            // Somebody was as quick again: that is the newest.
-            (placed, taken_out) = (taken_out, now);
-        }
+        fs::remove_file(temporary).map(|()| was_as_read)
     })
+}
+
+/// Puts back what was `taken_out` of `path` for what was `placed` there, until nothing else comes out: somebody may be as
+/// quick again, and then that is the newest.
+fn put_back(temporary: &Path, path: &Path, mut placed: Vec<u8>, mut taken_out: Vec<u8>) -> io::Result<()> {
+    loop {
+        exchange(temporary, path)?;
+        let now = fs::read(temporary)?;
+        if now == placed {
+            return Ok(());
+        }
+        (placed, taken_out) = (taken_out, now);
+    }
 }
 
 fn exchange(one: &Path, other: &Path) -> rustix::io::Result<()> {

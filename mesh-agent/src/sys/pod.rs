@@ -54,23 +54,6 @@ pub fn root_above(own: &Path) -> Option<&Path> {
     own.ancestors().find(is_kubepods)?.parent()
 }
 
-/// The cgroup of the node's kubelet: of the process with that name that is in no pod. `None`: there is none to be seen.
-pub fn kubelet(mount: &Path, root: &Path) -> io::Result<Option<PathBuf>> {
-    for entry in entries(Path::new("/proc"))? {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-        if name.trim_end() != "kubelet" {
-            continue;
-        }
-        // Anybody can call himself so; but only a pod's process is in a pod's cgroup, and only the machine's elsewhere.
-        let Ok(cgroup) = super::cgroup::of_process(mount, pid) else { continue };
-        if cgroup != root && root_above(&cgroup).is_none() && cgroup.starts_with(root) {
-            return Ok(Some(cgroup));
-        }
-    }
-    Ok(None)
-}
-
 /// The network namespace of the processes of a pod's `cgroup`: that with the cookie `expected`, or of a pod that nobody has
 /// handed over that of its oldest process. Never the node's own.
 pub fn netns(cgroup: &Path, expected: Option<u64>) -> io::Result<Netns> {

@@ -82,7 +82,7 @@ impl Cluster {
     /// Why nobody can be connected to a pod of the mesh, though it has an address; `None`: it can, or it has none yet, or no more.
     pub(super) fn why_unaddressed(&self, name: &ObjectName, pod: &Pod) -> Option<&'static str> {
         let made = self.made.pods.get(&WorkloadUid::new(&name.namespace, &name.name))?;
-        let sandbox = self.sandboxes.get(&pod.uid);
+        let sandbox = self.sandboxes.get(pod.runtime_uid());
         let has_none = pod.addresses.is_empty() && !matches!(sandbox, Some(SandboxState::Runs(_)));
         if made.workload.is_some() || pod.finished || has_none || sandbox == Some(&SandboxState::Ended) {
             return None;
@@ -106,7 +106,7 @@ impl Cluster {
         self.nodes.take_changed();
         let sandboxes = self.sandboxes.take_changed();
         if !sandboxes.is_empty() {
-            let theirs = self.pods.iter().filter(|(_, pod)| sandboxes.contains(&pod.uid));
+            let theirs = self.pods.iter().filter(|(_, pod)| sandboxes.contains(pod.runtime_uid()));
             changed.extend(theirs.map(|(name, _)| name.clone()));
         }
         (!everybody).then_some(changed)
@@ -173,7 +173,7 @@ impl Cluster {
 
     /// The addresses that a pod has by its own word, in its node's ranges, where these are known.
     fn claims(&self, pod: &Pod) -> Vec<IpAddr> {
-        let sandbox = self.sandboxes.get(&pod.uid);
+        let sandbox = self.sandboxes.get(pod.runtime_uid());
         if pod.finished || pod.host_network || sandbox == Some(&SandboxState::Ended) {
             return Vec::new();
         }
@@ -202,7 +202,7 @@ fn workload(trust_domain: &TrustDomain, name: &ObjectName, pod: &Pod, addresses:
         addresses,
         netns: None,
         cgroup: None,
-        pod: Some(pod.uid.clone()),
+        pod: Some(pod.runtime_uid().clone()),
         announced: pod.served,
         exclude: Exclusions::default(),
     })

@@ -42,6 +42,7 @@ pub(super) fn pod(address: &str) -> Pod {
         service_account: "web".to_owned(),
         addresses: vec![address.parse().unwrap()],
         labels: BTreeMap::new(),
+        static_uid: None,
         host_network: false,
         finished: false,
         served: true,

@@ -44,7 +44,9 @@ impl Members {
     pub async fn fetch(&self, name: &ObjectName, uid: &PodUid) -> Result<bool, kube::Error> {
         let pods: Api<v1::Pod> = Api::namespaced(self.client.clone(), &name.namespace);
         let found = pods.get_opt(&name.name).await?;
-        let Some(pod) = found.as_ref().and_then(read::pod).filter(|pod| pod.uid == *uid) else { return Ok(false) };
+        let Some(pod) = found.as_ref().and_then(read::pod).filter(|pod| pod.runtime_uid() == uid) else {
+            return Ok(false);
+        };
         // The task ends with the agent alone.
         drop(self.questions.send(Question::Found(name.clone(), pod)).await);
         Ok(true)
@@ -72,7 +74,7 @@ impl Question {
     pub(super) fn settle(self, cluster: &mut Cluster) -> Option<Self> {
         match self {
             Self::Membership(name, uid, answer) => {
-                let pod = cluster.pods().get(&name).filter(|pod| pod.uid == uid).cloned();
+                let pod = cluster.pods().get(&name).filter(|pod| *pod.runtime_uid() == uid).cloned();
                 let membership = pod.map(|pod| cluster.membership(&name, &pod));
                 match membership.filter(|membership| *membership != Membership::Unknown) {
                     Some(membership) => drop(answer.send(membership)),
@@ -81,7 +83,7 @@ impl Question {
                 }
             }
             Self::Gone(name, uid, answer) => {
-                let is_known = cluster.pods().get(&name).is_some_and(|pod| pod.uid == uid);
+                let is_known = cluster.pods().get(&name).is_some_and(|pod| *pod.runtime_uid() == uid);
                 if is_known && !answer.is_closed() {
                     return Some(Self::Gone(name, uid, answer));
                 }
@@ -115,6 +117,7 @@ mod tests {
             service_account: "default".to_owned(),
             addresses: Vec::new(),
             labels: BTreeMap::new(),
+            static_uid: None,
             host_network: false,
             finished: false,
             served: false,

@@ -22,6 +22,9 @@ use crate::model::workload::{NodeName, PodUid};
 
 /// Phases in which a pod's containers have ended for good.
 const FINISHED: [&str; 2] = ["Succeeded", "Failed"];
+/// On the mirror of a static pod, by its kubelet: the hash of its manifest.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+const HASH_ANNOTATION: &str = "kubernetes.io/config.hash";
 /// Labels of the API server's own.
 const SERVICE_OF_SLICE: &str = "kubernetes.io/service-name";
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
@@ -44,6 +47,7 @@ pub(super) fn pod(pod: &v1::Pod) -> Option<Pod> {
     };
     Some(Pod {
         uid: PodUid::parse(pod.metadata.uid.as_deref()?)?,
+        static_uid: static_uid(pod),
         node: spec.node_name.as_deref().filter(|node| !node.is_empty()).map(NodeName::new),
         service_account: spec.service_account_name.clone().unwrap_or_else(|| DEFAULT_SERVICE_ACCOUNT.to_owned()),
         addresses,
@@ -52,6 +56,18 @@ pub(super) fn pod(pod: &v1::Pod) -> Option<Pod> {
         finished: status.phase.is_some_and(|phase| FINISHED.contains(&&*phase)),
         served: status.conditions.is_some_and(served),
     })
+}
+
+/// What the node calls a static pod, which the API shows by a mirror: only that of the pod's own node counts, which no service
+/// account is for.
+fn static_uid(pod: &v1::Pod) -> Option<PodUid> {
+    let (spec, annotations) = (pod.spec.as_ref()?, pod.metadata.annotations.as_ref()?);
+    let (mirror, hash) = (annotations.get(MIRROR_ANNOTATION)?, annotations.get(HASH_ANNOTATION)?);
+    let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    let is_its_nodes =
+        owner.kind == "Node" && owner.api_version == "v1" && Some(&owner.name) == spec.node_name.as_ref();
+    let is_nobodys = spec.service_account_name.as_ref().is_none_or(String::is_empty);
+    PodUid::parse(hash).filter(|uid| uid.is_static() && mirror == hash && is_its_nodes && is_nobodys)
 }
 
 /// A namespace, by its labels.

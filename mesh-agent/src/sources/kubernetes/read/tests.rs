@@ -244,3 +244,41 @@ fn a_slice_is_its_services_with_its_tcp_ports() {
     let nobodys = json!({"metadata": {"name": "x"}, "addressType": "IPv4", "ports": [], "endpoints": []});
     assert_eq!(slice(&object(nobodys)), None);
 }
+
+#[test]
+fn a_static_pod_is_what_its_own_node_calls_it() {
+    const HASH: &str = "0123456789abcdef0123456789abcdef";
+    let mirror = || {
+        json!({
+            "metadata": {
+                "name": "web-a", "namespace": "shop", "uid": "u-1",
+                "annotations": {MIRROR_ANNOTATION: HASH, HASH_ANNOTATION: HASH},
+                "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "a", "uid": "n", "controller": true}],
+            },
+            "spec": {"nodeName": "a", "containers": []},
+        })
+    };
+    let found = pod(&object(mirror())).unwrap();
+    assert_eq!((found.uid.as_str(), found.runtime_uid().as_str()), ("u-1", HASH));
+    for (pointer, value) in [
+        ("/metadata/ownerReferences/0/name", json!("b")),
+        ("/metadata/ownerReferences/0/kind", json!("ReplicaSet")),
+        ("/metadata/ownerReferences/0/apiVersion", json!("v2")),
+        ("/metadata/ownerReferences/0/controller", json!(false)),
+        ("/metadata/ownerReferences", json!([])),
+        ("/spec", json!({"containers": []})),
+        ("/spec", json!({"nodeName": "a", "serviceAccountName": "web", "containers": []})),
+        ("/metadata/annotations", json!({MIRROR_ANNOTATION: HASH})),
+        ("/metadata/annotations", json!({MIRROR_ANNOTATION: "other", HASH_ANNOTATION: HASH})),
+        // Another pod's uid.
+        (
+            "/metadata/annotations",
+            json!({MIRROR_ANNOTATION: "0e6ae9a4-1c4b-4d1e-8a43-1f3a5c2d9b10", HASH_ANNOTATION: "0e6ae9a4-1c4b-4d1e-8a43-1f3a5c2d9b10"}),
+        ),
+    ] {
+        let mut odd = mirror();
+        *odd.pointer_mut(pointer).unwrap() = value.clone();
+        let found = pod(&object(odd)).unwrap();
+        assert_eq!(found.runtime_uid().as_str(), "u-1", "{pointer} {value}");
+    }
+}
