@@ -133,7 +133,7 @@ pub(crate) const NATIVE_BUILD: [&str; 8] =
     ["test", "--locked", "--release", "--package=mesh-tests", "--lib", "--tests", "--features", "native"];
 // One test at a time: they share two cores with the agents that they wait for.
 const NATIVE_RUN: [&str; 2] = ["--", "--test-threads=1"];
-const KUBERNETES: [&str; 14] = [
+const KUBERNETES: [&str; 15] = [
     "test",
     "--locked",
     "--release",
@@ -147,9 +147,10 @@ const KUBERNETES: [&str; 14] = [
     "--test=services",
     "--features=kubernetes",
     "--",
+    // What it measured is worth reading.
+    "--nocapture",
     "--test-threads=1",
 ];
-// What it measured is worth reading.
 const SOAK: [&str; 9] = [
     "test",
     "--locked",
