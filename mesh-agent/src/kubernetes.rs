@@ -16,6 +16,7 @@ pub mod ca;
 mod conditions;
 pub mod doctor;
 mod lease;
+pub mod rights;
 mod uninstall;
 
 /// Who writes, in managed fields.
