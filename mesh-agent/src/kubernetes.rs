@@ -19,6 +19,7 @@ pub mod ca;
 mod conditions;
 pub mod doctor;
 mod lease;
+pub mod rights;
 mod token;
 mod uninstall;
 

@@ -68,6 +68,7 @@ fn the_manifests_on_a_cluster() -> Result<()> {
     a_right_that_is_missing_is_told(&meshed)?;
     a_pod_without_an_svid_does_not_hold_up_its_agent(&meshed)?;
     a_removal_names_the_nodes_that_are_left(&meshed)?;
+    an_agent_says_that_the_mesh_shall_leave(&meshed)?;
     cleanup.finish()
 }
 
@@ -233,4 +234,21 @@ fn a_removal_names_the_nodes_that_are_left(meshed: &Meshed) -> Result<()> {
     let ended = uninstall("60")?;
     ensure!(ended.status.success(), "{ended:?}\n{}", logs(&meshed.kubectl));
     Ok(())
+}
+
+/// Somebody installs it again into the namespace whose label has stayed.
+fn an_agent_says_that_the_mesh_shall_leave(meshed: &Meshed) -> Result<()> {
+    let (kubectl, namespace) = (&meshed.kubectl, "--namespace=hauberk-system");
+    let old = meshed.agent_on("node-1")?;
+    kubectl.run(&[namespace, "delete", "pod", &old, "--timeout=60s"])?;
+    wait_until(PATIENCE, "the next agent says why it is not ready", || {
+        let Ok(new) = meshed.agent_on("node-1") else { return Ok(None) };
+        // Until it runs, there is nobody to ask.
+        let told = meshed.agent(&new, &["status"]).unwrap_or_default();
+        Ok(told.contains("the mesh shall leave the cluster").then_some(()))
+    })?;
+    kubectl.run(&["label", "namespace", "hauberk-system", "mesh.hauberk.dev/uninstall-"])?;
+    let rollout = [namespace, "rollout", "status", "daemonset/hauberk-agent", "--timeout=120s"];
+    kubectl.run(&rollout).with_context(|| logs(kubectl))?;
+    wait_served(kubectl, "web", "True")
 }

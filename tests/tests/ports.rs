@@ -75,8 +75,8 @@ fn the_wire_has_a_port_that_the_application_bound_itself() -> Result<()> {
     let stage = Stage::start(Mode::Strict)?;
     let client = stage.world.pod("client");
     for family in Family::BOTH {
-        // In the kernel's range, outside of it, and once more at once: in TIME_WAIT.
-        for port in [45_000, 2_000, 2_000] {
+        // In the kernel's range, outside of it, once more at once (in TIME_WAIT), and one that takes a privilege.
+        for port in [45_000, 2_000, 2_000, 900] {
             let (mark, to) = (stage.capture.mark()?, stage.server_address(family));
             let from = SocketAddr::new(client.address(family), port);
             // The application's own connection to the agent has to leave TIME_WAIT first.

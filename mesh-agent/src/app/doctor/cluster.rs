@@ -3,7 +3,8 @@
 use super::{Finding, told};
 use crate::app::{AGENT, NAMESPACE};
 use crate::config::{API_GROUP, API_VERSION, KINDS};
-use crate::kubernetes::doctor::{ADMISSION, Part, Rights, ServerView};
+use crate::kubernetes::doctor::{ADMISSION, ServerView};
+use crate::kubernetes::rights::{Part, Rights};
 use crate::kubernetes::{Kubernetes, KubernetesError};
 use crate::model::mesh::IssuerSource;
 
