@@ -149,6 +149,8 @@ impl Cluster {
             (made.workload, made.outside) = match membership {
                 Membership::In if addresses.is_empty() => (None, Vec::new()),
                 Membership::In => (workload(&trust_domain, name, pod, addresses).map(Arc::new), Vec::new()),
+                // The labels that may put it into the mesh haven't come yet: it is nobody until then.
+                Membership::NotLabelled if self.namespaces.get(&name.namespace).is_none() => (None, Vec::new()),
                 _ => (None, addresses),
             };
         }

@@ -28,6 +28,7 @@ pub(super) fn cluster() -> Cluster {
     let shop = Namespace { enrolled: true, ..Namespace::default() };
     cluster.namespaces().insert("shop".to_owned(), shop);
     cluster.namespaces().insert("free".to_owned(), Namespace { may_opt_out: true, ..shop });
+    cluster.namespaces().insert("other".to_owned(), Namespace::default());
     cluster.nodes().insert(NodeName::new("a"), Node { pod_ranges: vec!["10.1.1.0/24".parse().unwrap()], zone: None });
     cluster
 }
@@ -100,6 +101,16 @@ fn a_pod_has_its_service_accounts_identity_and_leaves_with_its_end() {
     let all: Vec<_> = cluster.pods().iter().map(|(name, pod)| (name.clone(), pod.clone())).collect();
     cluster.pods().replace(all.into_iter().map(|(name, pod)| (name, Pod { finished: true, ..pod })));
     assert_eq!(addresses(&mut cluster), (vec![], vec![]));
+}
+
+#[test]
+fn a_pod_is_nobody_while_its_namespace_is_not_known() {
+    let mut cluster = cluster();
+    cluster.pods().insert(name("new", "web"), pod("10.1.1.2"));
+    assert_eq!(addresses(&mut cluster), (vec![], vec![]));
+    let shop = Namespace { enrolled: true, ..Namespace::default() };
+    cluster.namespaces().insert("new".to_owned(), shop);
+    assert_eq!(addresses(&mut cluster), (vec!["10.1.1.2".to_owned()], vec![]));
 }
 
 #[test]
