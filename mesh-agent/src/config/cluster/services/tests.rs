@@ -31,7 +31,6 @@ fn with(endpoints: &[SliceEndpoint]) -> Cluster {
     let mut cluster = cluster();
     let enrolled = Namespace { enrolled: true, ..Namespace::default() };
     cluster.namespaces().insert("other".to_owned(), enrolled);
-    cluster.namespaces().insert("plain".to_owned(), Namespace::default());
     cluster.pods().insert(name("shop", "web"), pod("10.1.1.2"));
     cluster.pods().insert(name("other", "web"), pod("10.1.1.3"));
     cluster.services().insert(name("shop", "web"), service());
@@ -88,6 +87,7 @@ fn a_service_is_unsettled_until_somebody_is_known_who_stands_for_it() {
     ] {
         let endpoints: Vec<_> = endpoints.iter().map(|address| endpoint(address)).collect();
         let mut cluster = with(&endpoints);
+        cluster.namespaces().insert("plain".to_owned(), Namespace::default());
         cluster.pods().insert(name("plain", "web"), pod("10.1.1.4"));
         assert_eq!(owner(&mut cluster), expected, "{endpoints:?}");
     }
