@@ -216,8 +216,18 @@ fn a_pod_without_an_svid_does_not_hold_up_its_agent(meshed: &Meshed) -> Result<(
     kubectl.run(&ready).with_context(|| logs(kubectl))?;
     let told = meshed.agent(&new, &["workloads"])?;
     assert!(told.contains("the issuer refuses"), "{told}");
+    the_node_keeps_its_agents_audit_log(meshed, &new)?;
     wait_served(kubectl, "web", "True")?;
     kubectl.run(&["--namespace=shop", "delete", "pod", "revoked"]).map(drop)
+}
+
+/// Over its agents: the one before has signed what it wrote when it ended.
+fn the_node_keeps_its_agents_audit_log(meshed: &Meshed, agent: &str) -> Result<()> {
+    let [key, log] = ["/var/log/hauberk/audit.pub", "/var/log/hauberk/audit.jsonl"];
+    let exec = ["--namespace=hauberk-system", "exec", agent, "--", "/bin/mesh-agent"];
+    let verified = meshed.kubectl.output(&[&exec[..], &["audit", "verify", "--key", key, log]].concat(), "")?;
+    ensure!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    Ok(())
 }
 
 /// The node `another` has a pod for an agent, and no kubelet that starts it.
