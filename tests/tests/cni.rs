@@ -373,43 +373,42 @@ fn only_sandboxes_that_are_gone_are_collected(stage: &Stage, client: &Pod, serve
     Ok(())
 }
 
-/// As when another component has just rewritten the configuration.
+/// As when another component has just rewritten the configuration: the agent hears of the end of a pod's first sandbox, or
+/// not even of that, and not of the second.
 fn a_sandbox_that_was_not_handed_over_is_found(stage: &Stage, server: &str) -> Result<()> {
-    let first = stage.pod("shop", "again")?;
-    let result = stage.add(&first)?;
-    let pause = first.place.spawn(first.place.command("sleep").arg("infinity"))?;
-    stage.wait_workload("shop/again", true)?;
-    drop(pause);
-    stage.runtime.del(&first.sandbox, &result)?;
-    stage.wait_workload("shop/again", false)?;
-    let netns = Netns::create(&stage.cleanup, &format!("{}-again2", stage.world.name()))?;
-    netns.ip("link set lo up\n")?;
-    let sandbox = Sandbox { container: "c-again2".to_owned(), netns: netns.path().to_owned(), ..first.sandbox.clone() };
-    let second = Pod { sandbox, place: Place { netns, ..first.place.clone() } };
-    let result = stage.runtime.add_without(&second.sandbox, PLUGIN)?;
-    let own = address(&result)?;
-    let status = format!(r#"{{"status":{{"podIP":"{own}","podIPs":[{{"ip":"{own}"}}]}}}}"#);
-    stage.api.kubectl(&[
-        "patch",
-        "pod",
-        "-n",
-        "shop",
-        "again",
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &status,
-    ])?;
-    let _pause = second.place.spawn(second.place.command("sleep").arg("infinity"))?;
-    stage.wait_workload("shop/again", true)?;
-    stage
-        .agent
-        .wait_log("the audit log says so", |line| line.contains("was not handed over") && line.contains("again"))?;
-    wait_until(LIMIT, "it talks to a strict server", || {
-        Ok(claims::answer_is_right(&call(&second, server)?).is_ok().then_some(()))
-    })?;
-    stage.runtime.del(&second.sandbox, &result)?;
-    stage.api.kubectl(&["delete", "pod", "-n", "shop", "again", "--force", "--grace-period=0"])?;
+    for (name, hears_of_the_end) in [("again", true), ("unheard", false)] {
+        let workload = format!("shop/{name}");
+        let first = stage.pod("shop", name)?;
+        let result = stage.add(&first)?;
+        let pause = first.place.spawn(first.place.command("sleep").arg("infinity"))?;
+        stage.wait_workload(&workload, true)?;
+        drop(pause);
+        if hears_of_the_end {
+            stage.runtime.del(&first.sandbox, &result)?;
+            stage.wait_workload(&workload, false)?;
+        } else {
+            stage.runtime.del_without(&first.sandbox, &result, PLUGIN)?;
+        }
+        let netns = Netns::create(&stage.cleanup, &format!("{}-{name}2", stage.world.name()))?;
+        netns.ip("link set lo up\n")?;
+        let (container, path) = (format!("c-{name}2"), netns.path().to_owned());
+        let sandbox = Sandbox { container, netns: path, ..first.sandbox.clone() };
+        let second = Pod { sandbox, place: Place { netns, ..first.place.clone() } };
+        let result = stage.runtime.add_without(&second.sandbox, PLUGIN)?;
+        let own = address(&result)?;
+        let status = format!(r#"{{"status":{{"podIP":"{own}","podIPs":[{{"ip":"{own}"}}]}}}}"#);
+        let patch = ["patch", "pod", "-n", "shop", name, "--subresource=status", "--type=merge", "-p", &status];
+        stage.api.kubectl(&patch)?;
+        let _pause = second.place.spawn(second.place.command("sleep").arg("infinity"))?;
+        let says = |line: &str| line.contains("was not handed over") && line.contains(&workload);
+        stage.agent.wait_log("the audit log says so", says)?;
+        stage.wait_workload(&workload, true)?;
+        wait_until(LIMIT, "it talks to a strict server", || {
+            Ok(claims::answer_is_right(&call(&second, server)?).is_ok().then_some(()))
+        })?;
+        stage.runtime.del(&second.sandbox, &result)?;
+        stage.api.kubectl(&["delete", "pod", "-n", "shop", name, "--force", "--grace-period=0"])?;
+    }
     Ok(())
 }
 
