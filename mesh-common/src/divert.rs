@@ -70,7 +70,7 @@ pub struct PodDivert {
 pub enum Destination {
     /// In a range that the pod's owner keeps out of the mesh.
     Excluded,
-    /// A mesh workload, or an address in the pod ranges.
+    /// A mesh workload, or an address in the ranges of pods or services.
     Mesh,
     /// Anywhere else.
     Outside,

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
+use mesh_common::divert::is_divert_port;
 use mesh_tests::agent::{Agent, Cluster};
 use mesh_tests::apiserver::ApiServer;
 use mesh_tests::app::{self, Called};
@@ -185,6 +186,7 @@ fn services_lead_into_the_mesh_and_past_it() -> Result<()> {
     let mut stage = Stage::start()?;
     others_services_pass_without_an_agent(&stage)?;
     a_service_that_is_called_at_once_never_gets_plaintext(&stage)?;
+    a_call_that_waits_goes_where_the_news_say(&stage)?;
     a_service_becomes_the_meshs(&stage)?;
     each_port_has_endpoints_of_its_own(&stage)?;
     a_headless_service_needs_nothing(&stage)?;
@@ -228,6 +230,35 @@ fn a_service_that_is_called_at_once_never_gets_plaintext(stage: &Stage) -> Resul
     stage.call_is_answered_by("10.96.0.52:80", "one")?;
     ensure!(!stage.was_on_the_wire(MARKER)?, "the marker is on the wire");
     Ok(())
+}
+
+fn a_call_that_waits_goes_where_the_news_say(stage: &Stage) -> Result<()> {
+    let patience = |spec: &str| -> Result<()> {
+        let accepted = || stage.agent.metric("mesh_config_accepted_total", &[]);
+        let before = accepted()?;
+        stage.api.kubectl(&["patch", "meshes.mesh.hauberk.dev", "mesh", "--type=merge", "-p", spec])?;
+        wait_until(LIMIT, "the Mesh is in force", || Ok((accepted()? > before + 0.5).then_some(())))
+    };
+    patience(r#"{"spec":{"timeouts":{"unknownDestination":"60s"}}}"#)?;
+    let place = &stage.places[0];
+    let mut command = place.command(app::find()?);
+    let mut call = place.spawn(command.args(["call", "--say", MARKER, "--to", "10.96.0.58:80"]))?;
+    wait_until(LIMIT, "the agent has the call", || Ok(is_diverted(place)?.then_some(())))?;
+    stage.apply("awaited", "10.96.0.58", "", &endpoint(&stage.address("one"), ""))?;
+    call.wait_exit(LIMIT)?;
+    claims::answer_is_right(&serde_json::from_str(&call.stdout()?)?)?;
+    patience(r#"{"spec":{"timeouts":null}}"#)
+}
+
+/// Whether a process of the pod is connected to the agent.
+fn is_diverted(place: &Place) -> Result<bool> {
+    let sockets = place.run(place.command("cat").arg("/proc/net/tcp"))?.success()?;
+    let is_diverted = |line: &str| {
+        let [_, _, remote, state, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else { return false };
+        let port = remote.split(':').nth(1).and_then(|port| u16::from_str_radix(port, 16).ok());
+        state == "01" && port.is_some_and(is_divert_port)
+    };
+    Ok(sockets.lines().any(is_diverted))
 }
 
 fn a_service_becomes_the_meshs(stage: &Stage) -> Result<()> {

@@ -222,7 +222,7 @@ pub struct Timeouts {
     /// For one TCP connect to an upstream. Default: `10s`.
     #[schemars(extend("x-rules" = between("10ms", "5m")))]
     pub connect: Option<Duration>,
-    /// How long a destination in `podRanges` may stay unknown before the connection is refused. Default: `1s`.
+    /// How long a destination in the ranges of pods or Services may stay unknown before the connection is refused. Default: `1s`.
     #[schemars(extend("x-rules" = between("10ms", "5m")))]
     pub unknown_destination: Option<Duration>,
     /// How long a peer may stay silent while it owes an answer, or an idle one to a probe. Default: `1m`.

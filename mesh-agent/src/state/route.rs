@@ -2,7 +2,7 @@
 //!
 //! The only place that may say plaintext for an outbound connection.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::MeshState;
 use crate::model::mesh::MtlsMode;
@@ -35,16 +35,25 @@ pub fn route(state: &MeshState, source: &Workload, destination: SocketAddr) -> R
     if source.addresses.contains(&destination.ip()) {
         return Route::Plaintext;
     }
+    if is_awaited(state, source, destination.ip()) {
+        return unknown(state);
+    }
     match state.at(destination.ip()) {
-        Some(workload) if !workload.announced => unknown(state),
         Some(workload) if workload.exclude.inbound_ports.contains(&destination.port()) => Route::Plaintext,
         Some(workload) if state.modes().of(&workload.uid, destination.port()).mode == MtlsMode::Disable => {
             Route::Plaintext
         }
         Some(workload) => Route::Mesh(workload.identity.clone()),
-        None if state.is_unsettled(destination.ip()) => unknown(state),
-        None if state.in_pod_ranges(destination.ip()) && !state.is_outside(destination.ip()) => unknown(state),
         None => Route::Plaintext,
+    }
+}
+
+/// Whether it isn't known yet who has this address, or whether its node serves it.
+pub(super) fn is_awaited(state: &MeshState, source: &Workload, address: IpAddr) -> bool {
+    match state.at(address) {
+        _ if source.addresses.contains(&address) => false,
+        Some(workload) => !workload.announced,
+        None => state.is_unsettled(address) || (state.in_pod_ranges(address) && !state.is_outside(address)),
     }
 }
 

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{MeshState, Route, route};
+use super::MeshState;
+use super::route::is_awaited;
 use crate::model::service::{Affinity, Condition, Endpoint, Service, TrafficPolicy};
 use crate::model::workload::Workload;
 
@@ -73,8 +74,7 @@ pub fn candidates(
         TrafficPolicy::Local => willing(of_family.filter(|endpoint| endpoint.node.as_ref() == Some(&source.node))),
     };
     // Who isn't announced yet would let the connection wait, and perhaps for nothing.
-    let is_known = |endpoint: &&Endpoint| !matches!(route(state, source, endpoint.address), Route::Unknown(_));
-    let known = kept(&found, is_known);
+    let known = kept(&found, |endpoint| !is_awaited(state, source, endpoint.address.ip()));
     let chosen = if known.is_empty() { found } else { known };
     if chosen.is_empty() {
         return Err(NoEndpoint::Ready);

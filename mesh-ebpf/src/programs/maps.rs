@@ -16,7 +16,7 @@ use mesh_common::{
 
 /// Pods of one node: four times the kubelet's usual limit of 250.
 const MAX_PODS: u32 = 1024;
-/// Addresses of the whole mesh, and the pod ranges.
+/// Addresses of the whole mesh, the ranges of pods and services, and what is exempt in them.
 const MAX_DESTINATIONS: u32 = 65_536;
 const NO_PREALLOC: u32 = 1;
 

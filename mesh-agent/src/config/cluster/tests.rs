@@ -107,6 +107,16 @@ fn a_pod_has_its_service_accounts_identity_and_leaves_with_its_end() {
 }
 
 #[test]
+fn a_pod_is_nobody_while_its_namespace_is_not_known() {
+    let mut cluster = cluster();
+    cluster.pods().insert(name("new", "web"), pod("10.1.1.2"));
+    assert_eq!(addresses(&mut cluster), (vec![], vec![]));
+    let shop = Namespace { enrolled: true, ..Namespace::default() };
+    cluster.namespaces().insert("new".to_owned(), shop);
+    assert_eq!(addresses(&mut cluster), (vec!["10.1.1.2".to_owned()], vec![]));
+}
+
+#[test]
 fn an_address_that_two_claim_belongs_to_nobody() {
     let mut cluster = cluster();
     cluster.pods().insert(name("shop", "web"), pod("10.1.1.2"));

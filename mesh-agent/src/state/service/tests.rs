@@ -1,5 +1,6 @@
 //! Which endpoints a connection to a service may get.
 
+use super::super::{Route, route};
 use super::*;
 use crate::config::{SourceFile, parse};
 use crate::model::service::{Meant, ServicePort, ServiceUid};
