@@ -95,7 +95,12 @@ impl Runtime {
 
     /// Takes a sandbox's network away, the last plugin first.
     pub fn del(&self, sandbox: &Sandbox, result: &str) -> Result<()> {
-        for plugin in self.chain()?.iter().rev() {
+        self.del_without(sandbox, result, "")
+    }
+
+    /// The same, as if somebody had taken the plugin `kind` out of the list.
+    pub fn del_without(&self, sandbox: &Sandbox, result: &str, kind: &str) -> Result<()> {
+        for plugin in self.chain()?.iter().rev().filter(|plugin| plugin["type"] != kind) {
             let previous = serde_json::from_str(result).unwrap_or(Value::Null);
             self.run("DEL", plugin, Some(sandbox), &previous)?.success("DEL")?;
         }
