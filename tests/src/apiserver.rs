@@ -3,6 +3,7 @@
 //! Both are components of the one program that `tests/cluster` builds; MESH_CLUSTER_PROGRAM names it.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,19 +43,18 @@ impl ApiServer {
         let mut etcd = place.command(&program);
         etcd.arg("etcd").args(etcd_arguments(&directory.join("etcd")));
         let etcd = place.spawn(&mut etcd)?;
-        let at = directory.display();
+        let (at, address) = (directory.display(), node.address());
         let arguments = format!(
-            "kube-apiserver --etcd-servers={ETCD} --bind-address=127.0.0.1 --secure-port={PORT} --cert-dir={at}/certs
-             --advertise-address={} --token-auth-file={at}/tokens.csv --authorization-mode=AlwaysAllow
+            "kube-apiserver --etcd-servers={ETCD} --bind-address={address} --secure-port={PORT} --cert-dir={at}/certs
+             --advertise-address={address} --token-auth-file={at}/tokens.csv --authorization-mode=AlwaysAllow
              --disable-admission-plugins=ServiceAccount --service-account-issuer=https://kubernetes.default.svc
              --service-account-signing-key-file={key} --service-account-key-file={key}
-             --service-cluster-ip-range=10.96.0.0/16",
-            node.address(),
+             --service-cluster-ip-range=10.96.0.0/16"
         );
         let mut server = place.command(&program);
         let server = place.spawn(server.args(arguments.split_whitespace()))?;
         let api = Self { program, place, directory, _etcd: etcd, _server: server };
-        fs::write(api.kubeconfig(), kubeconfig())?;
+        fs::write(api.kubeconfig(), kubeconfig(address))?;
         wait_until(UP, "the API server is ready", || {
             Ok(api.kubectl(&["get", "--raw", "/readyz"]).is_ok_and(|answer| answer == "ok").then_some(()))
         })?;
@@ -85,13 +85,13 @@ impl ApiServer {
     }
 }
 
-fn kubeconfig() -> String {
+fn kubeconfig(address: IpAddr) -> String {
     format!(
         "apiVersion: v1
 kind: Config
 current-context: it
 contexts: [{{name: it, context: {{cluster: it, user: it, namespace: hauberk-system}}}}]
-clusters: [{{name: it, cluster: {{server: \"https://127.0.0.1:{PORT}\", insecure-skip-tls-verify: true}}}}]
+clusters: [{{name: it, cluster: {{server: \"https://{address}:{PORT}\", insecure-skip-tls-verify: true}}}}]
 users: [{{name: it, user: {{token: {TOKEN}}}}}]
 "
     )
