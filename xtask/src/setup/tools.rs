@@ -43,13 +43,15 @@ pub(crate) const VM_TOOLS: [Tool; 3] = [
 ];
 
 /// What the Kubernetes cluster runs besides.
-pub(crate) const CLUSTER_TOOLS: [Tool; 7] = [
+pub(crate) const CLUSTER_TOOLS: [Tool; 9] = [
     tool("busybox", "busybox-static", "the nodes' first process, and what is in test images"),
     tool("containerd", "containerd", "runs the pods"),
     tool("ctr", "containerd", "imports images"),
+    tool("iptables-save", "iptables", "shows whether the mesh has left rules"),
     tool("nft", "nftables", "what kube-proxy writes its rules with"),
     tool("runc", "runc", "starts the containers"),
     tool("setsid", "util-linux", "starts what outlives the command"),
+    tool("tc", "iproute2", "shows whether the mesh has left filters"),
     tool("unshare", "util-linux", "makes the nodes' namespaces"),
 ];
 

@@ -133,7 +133,7 @@ pub(crate) const NATIVE_BUILD: [&str; 8] =
     ["test", "--locked", "--release", "--package=mesh-tests", "--lib", "--tests", "--features", "native"];
 // One test at a time: they share two cores with the agents that they wait for.
 const NATIVE_RUN: [&str; 2] = ["--", "--test-threads=1"];
-const KUBERNETES: [&str; 12] = [
+const KUBERNETES: [&str; 13] = [
     "test",
     "--locked",
     "--release",
@@ -145,9 +145,10 @@ const KUBERNETES: [&str; 12] = [
     "--test=cni",
     "--features=kubernetes",
     "--",
+    // What it measured is worth reading.
+    "--nocapture",
     "--test-threads=1",
 ];
-// What it measured is worth reading.
 const SOAK: [&str; 9] = [
     "test",
     "--locked",
