@@ -2,19 +2,42 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use mesh_tests::cluster::{Cluster, Meshed, Node, Plan, logs, manifests};
+use anyhow::{Result, ensure};
+use mesh_tests::cluster::{Cluster, Meshed, Plan, logs};
 use mesh_tests::wait::wait_until;
 
+#[path = "kubernetes/callers.rs"]
+mod callers;
+#[path = "kubernetes/first.rs"]
+mod first;
+#[path = "kubernetes/identity.rs"]
+mod identity;
+#[path = "kubernetes/leftovers.rs"]
+mod leftovers;
 #[path = "kubernetes/outages.rs"]
 mod outages;
+#[path = "kubernetes/outsiders.rs"]
+mod outsiders;
+#[path = "kubernetes/probes.rs"]
+mod probes;
+#[path = "kubernetes/signing.rs"]
+mod signing;
 
+use callers::Held;
+use first::the_first_connection_of_every_pod_is_diverted;
+use identity::{a_deleted_pods_identity_ends, a_pod_that_is_being_deleted_keeps_its_identity};
+use leftovers::{nodes, uninstalling_leaves_the_nodes_as_they_were};
 use outages::{
     a_killed_agent_leaves_its_pods_closed_and_comes_back, a_rolling_update_is_short,
-    nothing_changes_without_an_api_server, the_first_connection_of_every_pod_is_diverted,
+    nothing_changes_without_an_api_server,
+};
+use outsiders::who_is_not_in_the_mesh_is_refused;
+use probes::{a_tcp_probe_of_a_dead_application_fails, probes_see_the_application};
+use signing::{
+    an_agent_gets_certificates_for_its_own_node_alone, no_other_token_makes_an_agent,
+    one_signing_service_takes_over_from_another,
 };
 
 /// How long pods may take to be there, on a machine that does much else.
@@ -23,6 +46,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const SECRET: &str = "a-secret-page";
 const POLICIES: &str = "authorizationpolicies.mesh.hauberk.dev";
 const PORT: u16 = 8080;
+const SYSTEM: &str = "--namespace=hauberk-system";
+const PODS: &str = include_str!("kubernetes/pods.yaml");
+const DENY_CLIENT: &str = "apiVersion: mesh.hauberk.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: nobody, namespace: shop}
+spec: {action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/client]}}]}]}
+";
 
 #[test]
 #[cfg_attr(not(feature = "kubernetes"), ignore = "brings up a cluster: cargo xtask test kubernetes")]
@@ -31,13 +61,21 @@ fn the_mesh_on_a_cluster() -> Result<()> {
     let pristine = nodes(&cluster)?;
     let meshed = Meshed::install(cluster)?;
     meshed.deploy()?;
+    meshed.kubectl.apply(PODS)?;
+    let others = ["--namespace=elsewhere", "wait", "pods", "--all", "--for=condition=Ready", "--timeout=60s"];
+    meshed.kubectl.run(&others)?;
+    meshed.wait_served()?;
     pods_talk_mtls_across_nodes(&meshed)?;
     a_service_leads_to_both_servers(&meshed)?;
     who_is_not_in_the_mesh_is_refused(&meshed)?;
     probes_see_the_application(&meshed)?;
+    a_tcp_probe_of_a_dead_application_fails(&meshed)?;
     a_policy_applied_with_kubectl_takes_effect(&meshed)?;
     the_api_server_refuses_what_is_wrong(&meshed)?;
     an_agent_answers_through_kubectl_exec(&meshed)?;
+    an_agent_gets_certificates_for_its_own_node_alone(&meshed)?;
+    no_other_token_makes_an_agent(&meshed)?;
+    a_pod_that_is_being_deleted_keeps_its_identity(&meshed)?;
     a_deleted_pods_identity_ends(&meshed)?;
     one_signing_service_takes_over_from_another(&meshed)?;
     the_first_connection_of_every_pod_is_diverted(&meshed)?;
@@ -66,11 +104,15 @@ fn pods_talk_mtls_across_nodes(meshed: &Meshed) -> Result<()> {
     Ok(())
 }
 
+/// The Service of the servers.
+fn service(meshed: &Meshed) -> Result<SocketAddr> {
+    let address = ["--namespace=shop", "get", "service", "web", "--output=jsonpath={.spec.clusterIP}"];
+    Ok(SocketAddr::new(meshed.kubectl.run(&address)?.parse()?, 80))
+}
+
 fn a_service_leads_to_both_servers(meshed: &Meshed) -> Result<()> {
     let client = meshed.pod_on("client", "node-1")?;
-    let service =
-        meshed.kubectl.run(&["--namespace=shop", "get", "service", "web", "--output=jsonpath={.spec.clusterIP}"])?;
-    let destination = SocketAddr::new(service.parse()?, 80);
+    let (destination, capture) = (service(meshed)?, meshed.capture()?);
     let mut servers = BTreeSet::new();
     wait_until(PATIENCE, "both servers answer", || {
         let answer = meshed.fetch("shop", &client.name, destination)?;
@@ -78,6 +120,10 @@ fn a_service_leads_to_both_servers(meshed: &Meshed) -> Result<()> {
         servers.insert(String::from_utf8_lossy(&answer.stdout).into_owned());
         Ok((servers.len() == 2).then_some(()))
     })?;
+    // The agent has chosen, so the wire has the endpoint's address and never the Service's.
+    let trace = capture.trace()?;
+    trace.all_tls13(SocketAddr::new(meshed.pod_on("web", "node-2")?.address, PORT))?;
+    assert!(trace.syns_to(destination).is_empty() && !trace.contains(SECRET), "plaintext on the wire");
     // A Service that nobody of the mesh stands for is carried as before.
     let ask = ["--namespace=shop", "exec", &client.name, "--", "sh", "-c", "nc -w 5 10.96.0.1 443 < /dev/null"];
     meshed.kubectl.run(&ask)?;
@@ -88,70 +134,33 @@ fn a_service_leads_to_both_servers(meshed: &Meshed) -> Result<()> {
     Ok(())
 }
 
-/// A pod without the label, a pod on its node's network, and whoever comes by a node's port.
-fn who_is_not_in_the_mesh_is_refused(meshed: &Meshed) -> Result<()> {
-    let server = meshed.pod_on("web", "node-2")?;
-    let destination = SocketAddr::new(server.address, PORT);
-    for pod in ["stranger", "host"] {
-        let answer = meshed.fetch("elsewhere", pod, destination)?;
-        assert!(!answer.status.success() && answer.stdout.is_empty(), "{pod}: {answer:?}");
-    }
-    let port = ["--namespace=shop", "get", "service", "web", "--output=jsonpath={.spec.ports[0].nodePort}"];
-    let port = meshed.kubectl.run(&port)?;
-    for node in meshed.cluster.nodes() {
-        let url = format!("http://{}:{port}/page", node.address());
-        let answer = node.command("busybox")?.args(["wget", "-qO-", &url]).output().context("start wget")?;
-        assert!(!answer.status.success() && answer.stdout.is_empty(), "{url}: {answer:?}");
-    }
-    Ok(())
-}
-
-/// Ready needs the kubelet's HTTP probes to come through in strict mode; and a probe of a dead application must fail.
-fn probes_see_the_application(meshed: &Meshed) -> Result<()> {
-    let server = meshed.pod_on("web", "node-1")?;
-    let kill = ["--namespace=shop", "exec", &server.name, "--", "rm", "/srv/page"];
-    meshed.kubectl.run(&kill)?;
-    let ready = |expected: &str| {
-        let path = r#"--output=jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-        wait_until(PATIENCE, &format!("the server is ready: {expected}"), || {
-            let found = meshed.kubectl.run(&["--namespace=shop", "get", "pod", &server.name, path])?;
-            Ok((found == expected).then_some(()))
-        })
-    };
-    ready("False")?;
-    let mend =
-        ["--namespace=shop", "exec", &server.name, "--", "sh", "-c", "echo a-secret-page-of $(hostname) > /srv/page"];
-    meshed.kubectl.run(&mend)?;
-    ready("True")
-}
-
 fn a_policy_applied_with_kubectl_takes_effect(meshed: &Meshed) -> Result<()> {
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
     let destination = SocketAddr::new(server.address, PORT);
-    // A live connection: the server waits for a request that never ends.
-    let hold = format!("(printf 'GET /page HTTP/1.0\\r\\n'; sleep 1000) | nc {} {PORT}", server.address);
-    let mut held = meshed.kubectl.command(&["--namespace=shop", "exec", &client.name, "--", "sh", "-c", &hold]);
-    let mut held = held.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("hold a connection")?;
-    let agent = meshed.agent_on("node-2")?;
-    let live = |count: usize| {
-        wait_until(PATIENCE, &format!("the server's agent carries {count} connections"), || {
-            let told = meshed.agent(&agent, &["connections", "--output=json"])?;
-            let told: serde_json::Value = serde_json::from_str(&told)?;
-            Ok((told.as_array().is_some_and(|all| all.len() == count)).then_some(()))
-        })
+    let held = Held::start(meshed, &client, &server, 1)?;
+    let peers = |node: &str| {
+        let told = meshed.agent(&meshed.agent_on(node)?, &["connections", "--output=json"])?;
+        let told: Vec<serde_json::Value> = serde_json::from_str(&told)?;
+        Ok::<_, anyhow::Error>(
+            told.iter().map(|one| format!("{} {}", one["direction"], one["peer"])).collect::<Vec<_>>(),
+        )
     };
-    live(1)?;
-    meshed.kubectl.apply(
-        "apiVersion: mesh.hauberk.dev/v1alpha1\nkind: AuthorizationPolicy\n\
-         metadata: {name: nobody, namespace: shop}\n\
-         spec: {action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/client]}}]}]}\n",
-    )?;
+    for (node, expected) in [
+        ("node-1", r#""outbound" "spiffe://cluster.local/ns/shop/sa/web""#),
+        ("node-2", r#""inbound" "spiffe://cluster.local/ns/shop/sa/client""#),
+    ] {
+        wait_until(PATIENCE, "both agents tell who is at the other end", || {
+            Ok((peers(node)? == [expected]).then_some(()))
+        })?;
+    }
+    meshed.kubectl.apply(DENY_CLIENT)?;
     wait_until(PATIENCE, "the policy denies", || {
         Ok((!meshed.fetch("shop", &client.name, destination)?.status.success()).then_some(()))
     })?;
-    live(0)?;
-    drop(held.kill());
-    held.wait()?;
+    wait_until(PATIENCE, "the live connection is reset", || {
+        Ok((held.lost()? == (1, 1) && peers("node-1")?.is_empty() && peers("node-2")?.is_empty()).then_some(()))
+    })?;
+    held.end()?;
     let accepted = r#"jsonpath={.status.conditions[?(@.type=="Accepted")].status}"#;
     wait_until(PATIENCE, "the policy's status", || {
         let get = ["--namespace=shop", POLICIES, "nobody", "--output", accepted];
@@ -198,76 +207,4 @@ fn an_agent_answers_through_kubectl_exec(meshed: &Meshed) -> Result<()> {
     let workloads = meshed.agent(&agent, &["workloads"])?;
     assert!(workloads.contains("spiffe://cluster.local/ns/shop/sa/client"), "{workloads}");
     Ok(())
-}
-
-/// Whoever gets its address next is not taken for it.
-fn a_deleted_pods_identity_ends(meshed: &Meshed) -> Result<()> {
-    let (client, server) = (meshed.pod_on("client", "node-2")?, meshed.pod_on("web", "node-1")?);
-    meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/client", "--replicas=1"])?;
-    meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/client", "--replicas=0"])?;
-    for (node, gone) in [("node-2", &client), ("node-1", &client)] {
-        let agent = meshed.agent_on(node)?;
-        wait_until(PATIENCE, "the deleted pods have left the mesh", || {
-            let told = meshed.agent(&agent, &["workloads"])?;
-            Ok((!told.contains(&gone.name) && !told.contains("/sa/client")).then_some(()))
-        })?;
-    }
-    meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/client", "--replicas=2"])?;
-    meshed.wait_served()?;
-    let client = meshed.pod_on("client", "node-2")?;
-    let answer = meshed.fetch("shop", &client.name, SocketAddr::new(server.address, PORT))?;
-    assert!(answer.status.success(), "{answer:?}\n{}", logs(&meshed.kubectl));
-    Ok(())
-}
-
-/// Both sign with the key of the Secret; who holds the Lease writes the documents' status.
-fn one_signing_service_takes_over_from_another(meshed: &Meshed) -> Result<()> {
-    let system = "--namespace=hauberk-system";
-    meshed.kubectl.run(&[system, "scale", "deployment/hauberk-ca", "--replicas=2"])?;
-    meshed.kubectl.run(&[system, "rollout", "status", "deployment/hauberk-ca", "--timeout=60s"])?;
-    let holder =
-        || meshed.kubectl.run(&[system, "get", "lease", "hauberk-ca", "--output=jsonpath={.spec.holderIdentity}"]);
-    let first = holder()?;
-    meshed.kubectl.run(&[system, "delete", "pod", &first, "--wait=false"])?;
-    wait_until(PATIENCE, "the other one leads", || Ok((holder()? != first).then_some(())))?;
-    meshed.kubectl.run(&[system, "scale", "deployment/hauberk-ca", "--replicas=1"])?;
-    meshed.kubectl.run(&[system, "rollout", "status", "deployment/hauberk-ca", "--timeout=60s"]).map(drop)
-}
-
-/// What the mesh could leave on a node: programs, pins, links, CNI files, sockets, rules.
-fn nodes(cluster: &Cluster) -> Result<Vec<BTreeSet<String>>> {
-    let look = |node: &Node| {
-        let script = "find /sys/fs/bpf /run/hauberk /etc/cni /opt/cni/bin 2>/dev/null; cat /etc/cni/net.d/*; \
-                      iptables-save 2>/dev/null | grep -v '^#'; true";
-        let output = node.command("sh")?.args(["-c", script]).output().context("look at a node")?;
-        // The directory of a volume stays, empty.
-        let lines = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok(lines.lines().filter(|line| *line != "/run/hauberk").map(str::to_owned).collect())
-    };
-    let mut found = cluster.nodes().iter().map(look).collect::<Result<Vec<BTreeSet<_>>>>()?;
-    // Programs are the kernel's, whichever node's they are.
-    let programs = aya::programs::loaded_programs().filter_map(|program| Some(program.ok()?.name_as_str()?.to_owned()));
-    found.push(programs.filter(|name| name.starts_with("mesh_")).collect());
-    Ok(found)
-}
-
-fn uninstalling_leaves_the_nodes_as_they_were(meshed: &Meshed, pristine: &[BTreeSet<String>]) -> Result<()> {
-    let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
-    let destination = SocketAddr::new(server.address, PORT);
-    let mut uninstall = std::process::Command::new("nsenter");
-    uninstall.arg(format!("--net={}", Cluster::control_netns().path().display())).arg("--").arg(meshed.program()?);
-    uninstall.args(["uninstall", "--kubernetes"]).env("KUBECONFIG", Cluster::kubeconfig());
-    let uninstalled = uninstall.output().context("start mesh-agent uninstall")?;
-    ensure!(uninstalled.status.success(), "{uninstalled:?}\n{}", logs(&meshed.kubectl));
-    // Plain again, and nothing was restarted.
-    let answer = meshed.fetch("shop", &client.name, destination)?;
-    assert!(answer.status.success(), "{answer:?}");
-    assert!(meshed.fetch("elsewhere", "stranger", destination)?.status.success());
-    meshed.kubectl.run(&["delete", "--kustomize", &manifests(), "--wait=true", "--timeout=60s"])?;
-    wait_until(PATIENCE, "the nodes are as they were", || {
-        let now = nodes(&meshed.cluster)?;
-        let left: Vec<_> =
-            now.iter().zip(pristine).map(|(now, before)| now.difference(before).collect::<Vec<_>>()).collect();
-        Ok(left.iter().all(Vec::is_empty).then_some(()))
-    })
 }

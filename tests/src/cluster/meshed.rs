@@ -137,6 +137,11 @@ impl Meshed {
         Ok(Pod { name: name.to_owned(), address: address.parse()? })
     }
 
+    /// What a shell of a pod prints.
+    pub fn sh(&self, namespace: &str, pod: &str, command: &str) -> Result<String> {
+        self.kubectl.run(&[&format!("--namespace={namespace}"), "exec", pod, "--", "sh", "-c", command])
+    }
+
     /// What a pod gets from an address.
     pub fn fetch(&self, namespace: &str, pod: &str, from: SocketAddr) -> Result<Output> {
         let (namespace, url) = (format!("--namespace={namespace}"), format!("http://{from}/page"));

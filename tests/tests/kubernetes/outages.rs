@@ -4,90 +4,56 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use mesh_tests::cluster::{Meshed, logs};
+use mesh_tests::cluster::{Meshed, Node, Pod};
 use mesh_tests::wait::wait_until;
 use rustix::process::Pid;
 
-use crate::{PATIENCE, PORT, SECRET};
+use crate::callers::{Caller, Held};
+use crate::{DENY_CLIENT, PATIENCE, POLICIES, PORT, SECRET, SYSTEM, service};
 
 /// How long the API server is away.
 const OUTAGE: Duration = Duration::from_secs(30);
+/// The kind of a connection's first TLS record.
+const TLS_HANDSHAKE: u8 = 22;
+/// Connections that are held through each node's agents.
+const HELD: usize = 10;
 
-/// Calls the server again and again, by itself: to get into a pod takes the API server.
-struct Caller<'m> {
-    meshed: &'m Meshed,
-    client: String,
-}
-
-impl<'m> Caller<'m> {
-    fn start(meshed: &'m Meshed, client: &str, server: SocketAddr) -> Result<Self> {
-        let ask = format!("wget -qO- http://{server}/page > /dev/null && echo >> /tmp/answers || echo >> /tmp/lost");
-        let begin = format!(
-            "rm -f /tmp/answers /tmp/lost /tmp/end; (while [ ! -e /tmp/end ]; do {ask}; sleep 0.1; done) > /dev/null 2>&1 &"
-        );
-        let caller = Self { meshed, client: client.to_owned() };
-        caller.sh(&begin)?;
-        Ok(caller)
-    }
-
-    fn sh(&self, command: &str) -> Result<String> {
-        self.meshed.kubectl.run(&["--namespace=shop", "exec", &self.client, "--", "sh", "-c", command])
-    }
-
-    /// How many calls were answered, and how many weren't.
-    fn counts(&self) -> Result<(usize, usize)> {
-        let count =
-            |file: &str| Ok::<_, anyhow::Error>(self.sh(&format!("cat {file} 2>/dev/null | wc -l"))?.trim().parse()?);
-        Ok((count("/tmp/answers")?, count("/tmp/lost")?))
-    }
-
-    fn stop(self) -> Result<(usize, usize)> {
-        self.sh("touch /tmp/end")?;
-        self.counts()
-    }
-}
-
-/// Pods that connect as their first act, across the wire. `MESH_FIRST_CONNECTIONS` says how many.
-pub(crate) fn the_first_connection_of_every_pod_is_diverted(meshed: &Meshed) -> Result<()> {
-    let pods: usize = std::env::var("MESH_FIRST_CONNECTIONS").ok().map_or(Ok(30), |count| count.parse())?;
-    let server = meshed.pod_on("web", "node-2")?;
-    let destination = SocketAddr::new(server.address, PORT);
-    let capture = meshed.capture()?;
-    meshed.kubectl.apply(&format!(
-        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: first, namespace: shop}}\nspec:\n  completions: {pods}\n  \
-         parallelism: 5\n  backoffLimit: 0\n  template:\n    spec:\n      serviceAccountName: client\n      restartPolicy: Never\n      \
-         nodeSelector: {{kubernetes.io/hostname: node-1}}\n      terminationGracePeriodSeconds: 0\n      containers:\n      \
-         - {{name: first, image: 'localhost/box:1', imagePullPolicy: Never, command: [wget, -qO-, 'http://{destination}/page']}}\n"
-    ))?;
-    let limit = format!("--timeout={}s", 60 + 5 * pods);
-    let wait = ["--namespace=shop", "wait", "job/first", "--for=condition=Complete", &limit];
-    meshed.kubectl.run(&wait).with_context(|| logs(&meshed.kubectl))?;
-    let trace = capture.trace()?;
-    trace.all_tls13(destination)?;
-    assert!(!trace.contains(SECRET), "plaintext on the wire");
-    let flows = trace.flows_to(destination).len();
-    assert!(flows >= pods, "{flows} connections of {pods} pods");
-    meshed.kubectl.run(&["--namespace=shop", "delete", "job", "first"]).map(drop)
+fn web_of(server: &Pod) -> SocketAddr {
+    SocketAddr::new(server.address, PORT)
 }
 
 /// What a rolling update of the DaemonSet costs, counted: until agents hand over, connections fail while one is away.
 #[expect(clippy::print_stdout, reason = "what it measured is worth reading")]
 pub(crate) fn a_rolling_update_is_short(meshed: &Meshed) -> Result<()> {
-    let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
-    let caller = Caller::start(meshed, &client.name, SocketAddr::new(server.address, PORT))?;
-    let agents = ["--namespace=hauberk-system", "rollout"];
-    meshed.kubectl.run(&[&agents[..], &["restart", "daemonset/hauberk-agent"]].concat())?;
-    meshed.kubectl.run(&[&agents[..], &["status", "daemonset/hauberk-agent", "--timeout=120s"]].concat())?;
+    let [client, other_client] = [meshed.pod_on("client", "node-1")?, meshed.pod_on("client", "node-2")?];
+    let [server, other_server] = [meshed.pod_on("web", "node-2")?, meshed.pod_on("web", "node-1")?];
+    let caller = Caller::start(meshed, "update", &client, web_of(&server))?;
+    // Each agent carries ends of both kinds.
+    let held = [Held::start(meshed, &client, &server, HELD)?, Held::start(meshed, &other_client, &other_server, HELD)?];
+    let rollout = |words: &[&str]| meshed.kubectl.run(&[&[SYSTEM, "rollout"], words].concat());
+    rollout(&["restart", "daemonset/hauberk-agent"])?;
+    rollout(&["status", "daemonset/hauberk-agent", "--timeout=120s"])?;
     let (before, _) = caller.counts()?;
-    wait_until(PATIENCE, "calls are answered again", || Ok((caller.counts()?.0 > before + 5).then_some(())))?;
-    let (answers, lost) = caller.stop()?;
-    println!("rolling update of both agents: {answers} calls answered, {lost} refused");
+    caller.wait(|answers, _| answers > before + 5)?;
+    let (mut live, mut lost) = (0, 0);
+    for held in held {
+        let (count, ended) = held.lost()?;
+        (live, lost) = (live + count, lost + ended);
+        held.end()?;
+    }
+    let (answers, refused) = caller.stop()?;
+    println!("rolling update of both agents: {refused} new connections refused beside {answers} answered");
+    println!("rolling update of both agents: {lost} of {live} live connections lost");
     meshed.wait_served()
 }
 
 pub(crate) fn nothing_changes_without_an_api_server(meshed: &Meshed) -> Result<()> {
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
-    let caller = Caller::start(meshed, &client.name, SocketAddr::new(server.address, PORT))?;
+    let callers = [
+        Caller::start(meshed, "pod", &client, web_of(&server))?,
+        Caller::start(meshed, "service", &client, service(meshed)?)?,
+    ];
+    let held = Held::start(meshed, &client, &server, HELD)?;
     meshed.cluster.stop_apiserver()?;
     let outage = Instant::now();
     wait_until(Duration::from_secs(60), "half a minute passes", || Ok((outage.elapsed() >= OUTAGE).then_some(())))?;
@@ -99,46 +65,88 @@ pub(crate) fn nothing_changes_without_an_api_server(meshed: &Meshed) -> Result<(
     let contact = UNIX_EPOCH + Duration::from_secs_f64(contact.context("no contact")?.parse()?);
     ensure!(contact.elapsed()? > OUTAGE - Duration::from_secs(11), "the API server answered {contact:?}");
     meshed.cluster.start_apiserver()?;
-    wait_until(PATIENCE, "the API server is back", || Ok(meshed.kubectl.is_ready()?.then_some(())))?;
-    let (answers, lost) = caller.stop()?;
-    assert!(answers > 50 && lost == 0, "{answers} answers, {lost} lost");
-    // Everything catches up: what is new now is served.
-    for replicas in ["--replicas=3", "--replicas=2"] {
-        meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/web", replicas])?;
-        meshed.kubectl.run(&["--namespace=shop", "rollout", "status", "deployment/web", "--timeout=120s"])?;
-        meshed.wait_served()?;
+    for caller in callers {
+        let (answers, lost) = caller.stop()?;
+        assert!(answers > 50 && lost == 0, "{answers} answers, {lost} lost");
     }
-    Ok(())
+    assert_eq!(held.lost()?, (HELD, 0));
+    held.end()?;
+    everything_catches_up(meshed, &client, &server)
+}
+
+/// A policy, a pod that comes, and one that goes.
+fn everything_catches_up(meshed: &Meshed, client: &Pod, server: &Pod) -> Result<()> {
+    let is_served = || Ok::<_, anyhow::Error>(meshed.fetch("shop", &client.name, web_of(server))?.status.success());
+    let names = || {
+        let path = "--output=jsonpath={.items[*].metadata.name}";
+        let names = meshed.kubectl.run(&["--namespace=shop", "get", "pods", "--selector=app=web", path])?;
+        Ok::<_, anyhow::Error>(names.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    };
+    let scale = |replicas| meshed.kubectl.run(&["--namespace=shop", "scale", "deployment/web", replicas]);
+    // Both at once: whoever has lost the API server takes up to half a minute to ask again.
+    meshed.kubectl.apply(DENY_CLIENT)?;
+    scale("--replicas=3")?;
+    wait_until(PATIENCE, "a policy takes effect", || Ok((!is_served()?).then_some(())))?;
+    meshed.kubectl.run(&["--namespace=shop", "delete", POLICIES, "nobody"])?;
+    wait_until(PATIENCE, "the client is let in again", || Ok(is_served()?.then_some(())))?;
+    meshed.kubectl.run(&["--namespace=shop", "rollout", "status", "deployment/web", "--timeout=120s"])?;
+    meshed.wait_served()?;
+    let all = names()?;
+    ensure!(all.len() == 3, "{all:?}");
+    scale("--replicas=2")?;
+    wait_until(PATIENCE, "no agent has a pod that is gone", || {
+        let left = names()?;
+        let agents = [meshed.agent_on("node-1")?, meshed.agent_on("node-2")?];
+        let told = agents.iter().map(|agent| meshed.agent(agent, &["workloads"])).collect::<Result<String>>()?;
+        let mut gone = all.iter().filter(|name| !left.contains(name));
+        Ok((left.len() == 2 && gone.all(|name| !told.contains(name.as_str()))).then_some(()))
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "what it measured is worth reading")]
 pub(crate) fn a_killed_agent_leaves_its_pods_closed_and_comes_back(meshed: &Meshed) -> Result<()> {
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
-    let destination = SocketAddr::new(server.address, PORT);
-    let agents = meshed.cluster.nodes()[1].pod_processes()?.into_iter().filter(|pid| is_agent(*pid));
-    let agents: Vec<_> = agents.filter_map(|pid| Pid::from_raw(pid.try_into().ok()?)).collect();
-    ensure!(agents.len() == 1, "agents on the node: {agents:?}");
-    rustix::process::kill_process(agents[0], rustix::process::Signal::KILL).context("kill the agent")?;
-    let (mut refused, mut answered) = (0, 0);
-    wait_until(PATIENCE, "the agent is back", || {
-        let answer = meshed.fetch("shop", &client.name, destination)?;
-        if answer.status.success() {
-            answered += 1
-        } else {
-            refused += 1
-        }
-        // A stranger never gets through, whoever is alive.
-        let stranger = meshed.fetch("elsewhere", "stranger", destination)?;
-        assert!(!stranger.status.success(), "{stranger:?}");
-        Ok((answered >= 3).then_some(()))
-    })?;
-    println!("killed agent: {refused} calls refused until it was back");
-    meshed.wait_served()
+    let capture = meshed.capture()?;
+    for (whose, node) in [("client", 0), ("server", 1)] {
+        let caller = Caller::start(meshed, whose, &client, web_of(&server))?;
+        let agent = Pid::from_raw(agent_process(&meshed.cluster.nodes()[node])?.try_into()?).context("no process")?;
+        rustix::process::kill_process(agent, rustix::process::Signal::KILL).context("kill the agent")?;
+        wait_until(PATIENCE, "calls fail, and the agent comes back", || {
+            let (answers, lost) = caller.counts()?;
+            // A stranger never gets through, whoever is alive.
+            let stranger = meshed.fetch("elsewhere", "stranger", web_of(&server))?;
+            assert!(!stranger.status.success(), "{stranger:?}");
+            let is_back = meshed.fetch("shop", &client.name, web_of(&server))?.status.success();
+            Ok((answers > 0 && lost > 0 && is_back).then_some(()))
+        })?;
+        let (answers, refused) = caller.stop()?;
+        println!("the {whose}'s agent was killed: {refused} calls refused until it was back, {answers} answered");
+        meshed.wait_served()?;
+    }
+    let trace = capture.trace()?;
+    assert!(!trace.contains(SECRET), "plaintext on the wire");
+    // A handshake may have been cut off, or not begun; the stranger's own connections are plain.
+    let flows = trace.flows_to(web_of(&server)).into_iter().filter(|flow| flow.client.ip() == client.address);
+    let sent: Vec<_> = flows.map(|flow| flow.sent.bytes()).collect();
+    ensure!(
+        sent.iter().filter(|bytes| bytes.first() == Some(&TLS_HANDSHAKE)).count() > 10,
+        "{} connections",
+        sent.len()
+    );
+    let plain = sent.iter().find(|bytes| bytes.first().is_some_and(|first| *first != TLS_HANDSHAKE));
+    ensure!(plain.is_none(), "{}", String::from_utf8_lossy(plain.map_or(&[], Vec::as_slice)));
+    Ok(())
 }
 
-/// The signing service is the same program by another command.
-fn is_agent(pid: u32) -> bool {
-    let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let mut words = words.split('\0');
-    words.next().is_some_and(|program| program.ends_with("mesh-agent")) && words.next() == Some("run")
+/// The process of a node's agent. The signing service is the same program by another command.
+pub(crate) fn agent_process(node: &Node) -> Result<u32> {
+    let is_agent = |pid: &u32| {
+        let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = words.split('\0');
+        words.next().is_some_and(|program| program.ends_with("mesh-agent")) && words.next() == Some("run")
+    };
+    match node.pod_processes()?.into_iter().filter(is_agent).collect::<Vec<_>>()[..] {
+        [agent] => Ok(agent),
+        ref agents => anyhow::bail!("agents on {}: {agents:?}", node.name()),
+    }
 }
