@@ -59,6 +59,8 @@ pub struct Cluster {
     program: PathBuf,
     nodes: Vec<Node>,
     control: Control,
+    /// How to ask it, if it isn't ours.
+    elsewhere: Option<Kubectl>,
 }
 
 impl Plan {
@@ -95,7 +97,7 @@ impl Cluster {
                 .into_iter()
                 .try_for_each(|node| node.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })?;
-        let cluster = Self { program, nodes, control };
+        let cluster = Self { program, nodes, control, elsewhere: None };
         cluster.finish()
     }
 
@@ -115,7 +117,18 @@ impl Cluster {
             node.init().with_context(|| format!("{} is dead: `cargo xtask cluster down`", node.name()))?;
         }
         let control = Control::found(&program)?;
-        Ok(Self { program, nodes, control })
+        Ok(Self { program, nodes, control, elsewhere: None })
+    }
+
+    /// The cluster that `KUBECONFIG` names. Of its nodes nothing can be seen but what the API shows.
+    pub fn of_kubeconfig() -> Result<Self> {
+        let (program, elsewhere) = (PathBuf::new(), Some(Kubectl::of_kubeconfig()?));
+        Ok(Self { control: Control::found(&program)?, program, nodes: Vec::new(), elsewhere })
+    }
+
+    /// Whether somebody else runs it.
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere.is_some()
     }
 
     /// What needs the API server to be ready.
@@ -141,14 +154,14 @@ impl Cluster {
         Ok(self)
     }
 
-    /// The nodes, first to last.
+    /// The nodes, first to last; none of a cluster elsewhere.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
     /// How to ask the API server, as an administrator.
     pub fn kubectl(&self) -> Kubectl {
-        Kubectl::of_cluster(&self.program)
+        self.elsewhere.clone().unwrap_or_else(|| Kubectl::of_cluster(&self.program))
     }
 
     /// The program with all components.
@@ -174,6 +187,11 @@ impl Cluster {
     /// The requests of the mesh's own parts so far, as the API server's audit log has them, one JSON object a line.
     pub fn audit_log(&self) -> Result<String> {
         std::fs::read_to_string(control::AUDIT_LOG).with_context(|| format!("read {}", control::AUDIT_LOG))
+    }
+
+    /// Empties the audit log: a new API server refuses everybody's requests until it has read who may do what.
+    pub fn forget_audit_log(&self) -> Result<()> {
+        std::fs::write(control::AUDIT_LOG, "").with_context(|| format!("empty {}", control::AUDIT_LOG))
     }
 
     /// Kills the API server; etcd and all else go on.

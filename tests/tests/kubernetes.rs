@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use mesh_tests::capture::Capture;
 use mesh_tests::cluster::{Cluster, Meshed, Plan, logs};
 use mesh_tests::wait::wait_until;
 
@@ -54,53 +55,111 @@ metadata: {name: nobody, namespace: shop}
 spec: {action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/client]}}]}]}
 ";
 
+type Step = fn(&Meshed) -> Result<()>;
+
+/// What a step needs to see.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Needs {
+    /// What `kubectl` shows.
+    Cluster,
+    /// The nodes themselves: their processes, their wire, their control plane.
+    Nodes,
+}
+
+macro_rules! steps {
+    ($($step:ident: $needs:ident),* $(,)?) => { &[$((stringify!($step), $step as Step, Needs::$needs)),*] };
+}
+
+/// The story, in order.
+const STORY: &[(&str, Step, Needs)] = steps![
+    pods_talk_mtls_across_nodes: Cluster,
+    a_service_leads_to_both_servers: Cluster,
+    who_is_not_in_the_mesh_is_refused: Cluster,
+    probes_see_the_application: Cluster,
+    a_tcp_probe_of_a_dead_application_fails: Cluster,
+    a_policy_applied_with_kubectl_takes_effect: Cluster,
+    the_api_server_refuses_what_is_wrong: Cluster,
+    an_agent_answers_through_kubectl_exec: Cluster,
+    an_agent_gets_certificates_for_its_own_node_alone: Nodes,
+    no_other_token_makes_an_agent: Nodes,
+    a_pod_that_is_being_deleted_keeps_its_identity: Cluster,
+    a_deleted_pods_identity_ends: Cluster,
+    one_signing_service_takes_over_from_another: Cluster,
+    the_first_connection_of_every_pod_is_diverted: Nodes,
+    a_rolling_update_is_short: Cluster,
+    nothing_changes_without_an_api_server: Nodes,
+    a_killed_agent_leaves_its_pods_closed_and_comes_back: Nodes,
+];
+
+/// With `MESH_CLUSTER=kubeconfig` on the cluster of `KUBECONFIG`, which needs two nodes that have the images `localhost/mesh-agent` and
+/// `localhost/box:1` (`ctr --namespace=k8s.io images import`); else on one of our own.
 #[test]
 #[cfg_attr(not(feature = "kubernetes"), ignore = "brings up a cluster: cargo xtask test kubernetes")]
 fn the_mesh_on_a_cluster() -> Result<()> {
+    if std::env::var_os("MESH_CLUSTER").is_some_and(|which| which == "kubeconfig") {
+        return tell_elsewhere(Cluster::of_kubeconfig()?);
+    }
     let (cluster, cleanup) = Cluster::temporary(&Plan::from_environment(2)?)?;
+    tell(cluster)?;
+    cleanup.finish()
+}
+
+/// Leaves as it found it a cluster that has no mesh; a story that fails stays, for its owner to look at.
+fn tell_elsewhere(cluster: Cluster) -> Result<()> {
+    let kubectl = cluster.kubectl();
+    for namespace in ["hauberk-system", "shop", "elsewhere"] {
+        let found = kubectl.run(&["get", "namespace", namespace, "--ignore-not-found", "--output=name"])?;
+        ensure!(found.is_empty(), "the cluster of KUBECONFIG has a namespace `{namespace}`: it would be replaced");
+    }
+    tell(cluster)?;
+    kubectl.run(&["delete", "namespace", "shop", "elsewhere", "--timeout=120s"]).map(drop)
+}
+
+#[expect(clippy::print_stdout, reason = "what takes its time, and what isn't looked at, is worth knowing")]
+fn tell(cluster: Cluster) -> Result<()> {
     let pristine = nodes(&cluster)?;
     let meshed = Meshed::install(cluster)?;
     meshed.deploy()?;
-    meshed.kubectl.apply(PODS)?;
+    meshed.apply(PODS)?;
     let others = ["--namespace=elsewhere", "wait", "pods", "--all", "--for=condition=Ready", "--timeout=60s"];
     meshed.kubectl.run(&others)?;
     meshed.wait_served()?;
-    pods_talk_mtls_across_nodes(&meshed)?;
-    a_service_leads_to_both_servers(&meshed)?;
-    who_is_not_in_the_mesh_is_refused(&meshed)?;
-    probes_see_the_application(&meshed)?;
-    a_tcp_probe_of_a_dead_application_fails(&meshed)?;
-    a_policy_applied_with_kubectl_takes_effect(&meshed)?;
-    the_api_server_refuses_what_is_wrong(&meshed)?;
-    an_agent_answers_through_kubectl_exec(&meshed)?;
-    an_agent_gets_certificates_for_its_own_node_alone(&meshed)?;
-    no_other_token_makes_an_agent(&meshed)?;
-    a_pod_that_is_being_deleted_keeps_its_identity(&meshed)?;
-    a_deleted_pods_identity_ends(&meshed)?;
-    one_signing_service_takes_over_from_another(&meshed)?;
-    the_first_connection_of_every_pod_is_diverted(&meshed)?;
-    a_rolling_update_is_short(&meshed)?;
-    nothing_changes_without_an_api_server(&meshed)?;
-    a_killed_agent_leaves_its_pods_closed_and_comes_back(&meshed)?;
-    uninstalling_leaves_the_nodes_as_they_were(&meshed, &pristine)?;
-    cleanup.finish()
+    for (name, step, needs) in STORY {
+        if *needs == Needs::Nodes && meshed.cluster.is_elsewhere() {
+            println!("skipped, since it needs the nodes themselves: {name}");
+            continue;
+        }
+        let started = Instant::now();
+        step(&meshed).with_context(|| (*name).to_owned())?;
+        println!("{name}: {:.1} s", started.elapsed().as_secs_f64());
+    }
+    uninstalling_leaves_the_nodes_as_they_were(&meshed, &pristine)
+}
+
+/// The wire between nodes of our own.
+fn wire(meshed: &Meshed) -> Result<Option<Capture>> {
+    if meshed.cluster.is_elsewhere() { Ok(None) } else { meshed.capture().map(Some) }
 }
 
 fn pods_talk_mtls_across_nodes(meshed: &Meshed) -> Result<()> {
     let (client, server) = (meshed.pod_on("client", "node-1")?, meshed.pod_on("web", "node-2")?);
     let destination = SocketAddr::new(server.address, PORT);
-    let capture = meshed.capture()?;
+    let capture = wire(meshed)?;
     let answer = meshed.fetch("shop", &client.name, destination)?;
     let text = String::from_utf8_lossy(&answer.stdout);
     ensure!(text.contains(&server.name), "{answer:?}\n{}", logs(&meshed.kubectl));
-    let trace = capture.trace()?;
-    trace.all_tls13(destination)?;
-    assert!(!trace.contains(SECRET), "plaintext on the wire");
+    if let Some(capture) = &capture {
+        let trace = capture.trace()?;
+        trace.all_tls13(destination)?;
+        assert!(!trace.contains(SECRET), "plaintext on the wire");
+    }
     // The capture would have seen it: between two that are not in the mesh it does.
     let open = meshed.pod_of("elsewhere", "open")?;
     let answer = meshed.fetch("elsewhere", "stranger", SocketAddr::new(open.address, PORT))?;
     assert!(String::from_utf8_lossy(&answer.stdout).contains(SECRET), "{answer:?}");
-    assert!(capture.trace()?.contains(SECRET), "the capture is blind");
+    if let Some(capture) = &capture {
+        assert!(capture.trace()?.contains(SECRET), "the capture is blind");
+    }
     Ok(())
 }
 
@@ -112,7 +171,7 @@ fn service(meshed: &Meshed) -> Result<SocketAddr> {
 
 fn a_service_leads_to_both_servers(meshed: &Meshed) -> Result<()> {
     let client = meshed.pod_on("client", "node-1")?;
-    let (destination, capture) = (service(meshed)?, meshed.capture()?);
+    let (destination, capture) = (service(meshed)?, wire(meshed)?);
     let mut servers = BTreeSet::new();
     wait_until(PATIENCE, "both servers answer", || {
         let answer = meshed.fetch("shop", &client.name, destination)?;
@@ -121,11 +180,21 @@ fn a_service_leads_to_both_servers(meshed: &Meshed) -> Result<()> {
         Ok((servers.len() == 2).then_some(()))
     })?;
     // The agent has chosen, so the wire has the endpoint's address and never the Service's.
-    let trace = capture.trace()?;
-    trace.all_tls13(SocketAddr::new(meshed.pod_on("web", "node-2")?.address, PORT))?;
-    assert!(trace.syns_to(destination).is_empty() && !trace.contains(SECRET), "plaintext on the wire");
+    if let Some(capture) = capture {
+        let trace = capture.trace()?;
+        trace.all_tls13(SocketAddr::new(meshed.pod_on("web", "node-2")?.address, PORT))?;
+        assert!(trace.syns_to(destination).is_empty() && !trace.contains(SECRET), "plaintext on the wire");
+    }
     // A Service that nobody of the mesh stands for is carried as before.
-    let ask = ["--namespace=shop", "exec", &client.name, "--", "sh", "-c", "nc -w 5 10.96.0.1 443 < /dev/null"];
+    let ask = [
+        "--namespace=shop",
+        "exec",
+        &client.name,
+        "--",
+        "sh",
+        "-c",
+        "nc -w 5 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT < /dev/null",
+    ];
     meshed.kubectl.run(&ask)?;
     // And who is in the mesh reaches who is not.
     let open = meshed.pod_of("elsewhere", "open")?;

@@ -24,9 +24,10 @@ impl Kubectl {
         Self { prefix: words.map(str::to_owned).to_vec() }
     }
 
-    /// The cluster of `KUBECONFIG`, by the `kubectl` of PATH; `None` if the variable isn't set.
-    pub fn from_environment() -> Option<Self> {
-        std::env::var_os("KUBECONFIG").map(|_named| Self { prefix: vec!["kubectl".to_owned()] })
+    /// The cluster of `KUBECONFIG`, by the `kubectl` of PATH.
+    pub(super) fn of_kubeconfig() -> Result<Self> {
+        ensure!(std::env::var_os("KUBECONFIG").is_some(), "KUBECONFIG isn't set");
+        Ok(Self { prefix: vec!["kubectl".to_owned()] })
     }
 
     /// A call, for who wants its standard streams.

@@ -44,6 +44,34 @@ impl Meshed {
         Self { kubectl: cluster.kubectl(), cluster }
     }
 
+    /// The name of one of the two nodes that everything is on: `node-1` and `node-2`, or the first two of a cluster elsewhere.
+    pub fn node_name(&self, own: &str) -> Result<String> {
+        if !self.cluster.is_elsewhere() {
+            return Ok(own.to_owned());
+        }
+        let names = self.kubectl.run(&["get", "nodes", "--output=jsonpath={.items[*].metadata.name}"])?;
+        let index = if own == "node-1" { 0 } else { 1 };
+        names.split_whitespace().nth(index).map(str::to_owned).context("the cluster has fewer than two nodes")
+    }
+
+    /// The address of a node.
+    pub fn node_address(&self, own: &str) -> Result<IpAddr> {
+        let path = r#"--output=jsonpath={.status.addresses[?(@.type=="InternalIP")].address}"#;
+        let all = self.kubectl.run(&["get", "node", &self.node_name(own)?, path])?;
+        Ok(all.split_whitespace().next().context("a node without an address")?.parse()?)
+    }
+
+    /// Applies documents that name nodes.
+    pub fn apply(&self, documents: &str) -> Result<()> {
+        let mut documents = documents.to_owned();
+        if self.cluster.is_elsewhere() {
+            for own in ["node-1", "node-2"] {
+                documents = documents.replace(own, &self.node_name(own)?);
+            }
+        }
+        self.kubectl.apply(&documents).map(drop)
+    }
+
     /// Applies the manifests and waits until all parts of the mesh are ready.
     pub fn apply_mesh(&self) -> Result<()> {
         self.kubectl.run(&["apply", "--kustomize", &manifests()])?;
@@ -58,7 +86,7 @@ impl Meshed {
 
     /// Deploys the application from these documents, and waits for its pods but not for the mesh.
     pub fn deploy_as(&self, documents: &str) -> Result<()> {
-        self.kubectl.apply(documents)?;
+        self.apply(documents)?;
         self.wait_rollouts("shop", &["deployment/web", "deployment/client"])?;
         let others = ["--namespace=elsewhere", "wait", "pods", "--all", "--for=condition=Ready", "--timeout=60s"];
         self.kubectl.run(&others).map(drop)
@@ -91,6 +119,11 @@ impl Meshed {
 
     /// A command of the agent's program as an operator of the cluster gives it, from no node.
     pub fn operator(&self, program: &Path, arguments: &[&str]) -> Command {
+        if self.cluster.is_elsewhere() {
+            let mut command = Command::new(program);
+            command.args(arguments);
+            return command;
+        }
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", Cluster::control_netns().path().display())).arg("--").arg(program);
         command.args(arguments).env("KUBECONFIG", Cluster::kubeconfig());
@@ -99,7 +132,7 @@ impl Meshed {
 
     /// The pod of a node's agent.
     pub fn agent_on(&self, node: &str) -> Result<String> {
-        let field = format!("--field-selector=spec.nodeName={node}");
+        let field = format!("--field-selector=spec.nodeName={}", self.node_name(node)?);
         let get =
             ["--namespace=hauberk-system", "get", "pods", "--selector=app.kubernetes.io/name=hauberk-agent", &field];
         self.kubectl.run(&[&get[..], &["--output=jsonpath={.items[*].metadata.name}"]].concat())
@@ -113,7 +146,7 @@ impl Meshed {
 
     /// Records what crosses the wire between the two nodes.
     pub fn capture(&self) -> Result<Capture> {
-        let [one, other] = [0, 1].map(|index| &self.cluster.nodes()[index]);
+        let [one, other] = self.cluster.nodes() else { anyhow::bail!("two nodes of our own have a wire between them") };
         let (one_netns, other_netns) = (one.netns(), other.netns());
         let ends = [(&one_netns, one.address().into()), (&other_netns, other.address().into())];
         Capture::start(ends, "eth0")
@@ -128,7 +161,8 @@ impl Meshed {
 
     /// The pod of a deployment on a node.
     pub fn pod_on(&self, app: &str, node: &str) -> Result<Pod> {
-        let (label, field) = (format!("--selector=app={app}"), format!("--field-selector=spec.nodeName={node}"));
+        let label = format!("--selector=app={app}");
+        let field = format!("--field-selector=spec.nodeName={}", self.node_name(node)?);
         let path = "--output=jsonpath={.items[*].metadata.name} {.items[*].status.podIP}";
         let said = self.kubectl.run(&["--namespace=shop", "get", "pods", &label, &field, path])?;
         let [name, address] = said.split_whitespace().collect::<Vec<_>>()[..] else {

@@ -23,7 +23,7 @@ true"#;
 /// Directories of volumes stay, empty.
 const VOLUMES: [&str; 2] = ["/run/hauberk", "/var/lib/hauberk"];
 
-/// What is on each node, and last what is in the kernel, whichever node's: programs, which have no link once they are gone, and maps.
+/// What is on each node of our own, and last what is in the kernel, whichever node's: programs, which have no link once they are gone, and maps.
 pub(crate) fn nodes(cluster: &Cluster) -> Result<Vec<BTreeSet<String>>> {
     let look = |node: &Node| {
         let output = node.command("sh")?.args(["-c", LOOK]).output().context("look at a node")?;
@@ -32,6 +32,9 @@ pub(crate) fn nodes(cluster: &Cluster) -> Result<Vec<BTreeSet<String>>> {
         Ok(lines.lines().filter(|line| !VOLUMES.contains(line)).map(str::to_owned).collect())
     };
     let mut found = cluster.nodes().iter().map(look).collect::<Result<Vec<BTreeSet<_>>>>()?;
+    if cluster.is_elsewhere() {
+        return Ok(found);
+    }
     let programs = aya::programs::loaded_programs().filter_map(|program| Some(program.ok()?.name_as_str()?.to_owned()));
     let maps = aya::maps::loaded_maps().filter_map(|map| Some(map.ok()?.name_as_str()?.to_owned()));
     found.push(programs.chain(maps).filter(|name| name.starts_with("mesh_")).collect());
@@ -63,12 +66,15 @@ pub(crate) fn uninstalling_leaves_the_nodes_as_they_were(meshed: &Meshed, pristi
     waited.with_context(|| left.join("\n"))
 }
 
-/// Over the whole story, whatever went wrong in it.
-fn the_mesh_asked_for_nothing_that_it_may_not(meshed: &Meshed) -> Result<()> {
+/// Asked in the middle of the story and at its end, whatever went wrong in it.
+pub(crate) fn the_mesh_asked_for_nothing_that_it_may_not(meshed: &Meshed) -> Result<()> {
+    if meshed.cluster.is_elsewhere() {
+        return Ok(());
+    }
     let log = meshed.cluster.audit_log()?;
     // The last line may be half written.
     let events: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    ensure!(events.len() > 100, "only {} requests are written down", events.len());
+    ensure!(events.len() > 20, "only {} requests are written down", events.len());
     let is_refused = |event: &&Value| {
         event["annotations"]["authorization.k8s.io/decision"] == "forbid" || event["responseStatus"]["code"] == 403
     };

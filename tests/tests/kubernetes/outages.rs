@@ -9,6 +9,7 @@ use mesh_tests::wait::wait_until;
 use rustix::process::Pid;
 
 use crate::callers::{Caller, Held};
+use crate::leftovers::the_mesh_asked_for_nothing_that_it_may_not;
 use crate::{DENY_CLIENT, PATIENCE, POLICIES, PORT, SECRET, SYSTEM, service};
 
 /// How long the API server is away.
@@ -54,6 +55,7 @@ pub(crate) fn nothing_changes_without_an_api_server(meshed: &Meshed) -> Result<(
         Caller::start(meshed, "service", &client, service(meshed)?)?,
     ];
     let held = Held::start(meshed, &client, &server, HELD)?;
+    the_mesh_asked_for_nothing_that_it_may_not(meshed)?;
     meshed.cluster.stop_apiserver()?;
     let outage = Instant::now();
     wait_until(Duration::from_secs(60), "half a minute passes", || Ok((outage.elapsed() >= OUTAGE).then_some(())))?;
@@ -65,6 +67,7 @@ pub(crate) fn nothing_changes_without_an_api_server(meshed: &Meshed) -> Result<(
     let contact = UNIX_EPOCH + Duration::from_secs_f64(contact.context("no contact")?.parse()?);
     ensure!(contact.elapsed()? > OUTAGE - Duration::from_secs(11), "the API server answered {contact:?}");
     meshed.cluster.start_apiserver()?;
+    meshed.cluster.forget_audit_log()?;
     for caller in callers {
         let (answers, lost) = caller.stop()?;
         assert!(answers > 50 && lost == 0, "{answers} answers, {lost} lost");
