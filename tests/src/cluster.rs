@@ -184,6 +184,11 @@ impl Cluster {
         self.nodes.iter().try_for_each(|node| node.load(archives))
     }
 
+    /// Restarts the kubelet of a node.
+    pub fn restart_kubelet(&self, node: &Node) -> Result<()> {
+        node.restart_kubelet(&self.program)
+    }
+
     /// The requests of the mesh's own parts so far, as the API server's audit log has them, one JSON object a line.
     pub fn audit_log(&self) -> Result<String> {
         std::fs::read_to_string(control::AUDIT_LOG).with_context(|| format!("read {}", control::AUDIT_LOG))

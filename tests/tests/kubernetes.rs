@@ -35,7 +35,10 @@ use outages::{
     nothing_changes_without_an_api_server,
 };
 use outsiders::who_is_not_in_the_mesh_is_refused;
-use probes::{a_tcp_probe_of_a_dead_application_fails, probes_see_the_application};
+use probes::{
+    a_tcp_probe_of_a_dead_application_fails, probes_come_through_after_a_restart_of_the_kubelet,
+    probes_see_the_application,
+};
 use signing::{
     an_agent_gets_certificates_for_its_own_node_alone, no_other_token_makes_an_agent,
     one_signing_service_takes_over_from_another,
@@ -77,6 +80,7 @@ const STORY: &[(&str, Step, Needs)] = steps![
     who_is_not_in_the_mesh_is_refused: Cluster,
     probes_see_the_application: Cluster,
     a_tcp_probe_of_a_dead_application_fails: Cluster,
+    probes_come_through_after_a_restart_of_the_kubelet: Nodes,
     a_policy_applied_with_kubectl_takes_effect: Cluster,
     the_api_server_refuses_what_is_wrong: Cluster,
     an_agent_answers_through_kubectl_exec: Cluster,

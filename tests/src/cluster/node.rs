@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::pki::Pki;
 use super::{NAME, STATE, network, node_files, remove, runner};
+use crate::cgroup;
 use crate::netns::Netns;
 use crate::wait::{LIMIT, wait_until};
 
@@ -128,13 +129,23 @@ impl Node {
 
     /// Starts what joins the cluster: the kubelet and kube-proxy.
     pub(super) fn join(&self, program: &Path) -> Result<()> {
+        self.start_kubelet(program)?;
+        let (program, name) = (program.to_string_lossy(), format!("--hostname-override={}", self.name));
+        self.run("kube-proxy", [&program, "kube-proxy", "--config=/etc/kubernetes/kube-proxy.yaml", &name])
+    }
+
+    fn start_kubelet(&self, program: &Path) -> Result<()> {
         let kubelet = program.with_file_name("kubelet");
-        let (kubelet, program) = (kubelet.to_string_lossy(), program.to_string_lossy());
         let (name, address) = (format!("--hostname-override={}", self.name), format!("--node-ip={}", self.address()));
         let (config, user) =
             ("--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubelet.kubeconfig");
-        self.run("kubelet", [&kubelet, config, user, &name, &address])?;
-        self.run("kube-proxy", [&program, "kube-proxy", "--config=/etc/kubernetes/kube-proxy.yaml", &name])
+        self.run("kubelet", [&kubelet.to_string_lossy(), config, user, &name, &address])
+    }
+
+    /// Kills the kubelet and starts another one in a new cgroup, as a service manager does.
+    pub(super) fn restart_kubelet(&self, program: &Path) -> Result<()> {
+        cgroup::remove(&self.cgroup.join("system/kubelet"))?;
+        self.start_kubelet(program)
     }
 
     /// Gives the node the images of OCI archives.

@@ -7,7 +7,7 @@ use mesh_tests::cluster::{Meshed, logs};
 
 use crate::{PORT, SECRET};
 
-/// How many at a time. A kubelet takes about three seconds for each: all 200 one after another are in `cni.rs`.
+/// How many at a time. A kubelet takes about five seconds for a round: 200 one after another are in `cni.rs`.
 const PARALLEL: usize = 5;
 
 /// `MESH_FIRST_CONNECTIONS` says how many pods.

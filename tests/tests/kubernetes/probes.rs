@@ -1,6 +1,6 @@
 //! The kubelet's probes come through in strict mode, and find what is there.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use mesh_tests::cluster::Meshed;
 use mesh_tests::wait::wait_until;
 
@@ -13,6 +13,15 @@ pub(crate) fn probes_see_the_application(meshed: &Meshed) -> Result<()> {
     wait_ready(meshed, &server, "False")?;
     meshed.sh("shop", &server, "echo a-secret-page-of $(hostname) > /srv/page")?;
     wait_ready(meshed, &server, "True")
+}
+
+/// The agent knows the kubelet by its cgroup, which is another one then.
+pub(crate) fn probes_come_through_after_a_restart_of_the_kubelet(meshed: &Meshed) -> Result<()> {
+    let node = meshed.cluster.nodes().first().context("no node")?;
+    meshed.cluster.restart_kubelet(node)?;
+    let server = meshed.pod_on("web", "node-1")?.name;
+    wait_until(PATIENCE, "the kubelet answers", || Ok(meshed.sh("shop", &server, "true").ok()))?;
+    probes_see_the_application(meshed)
 }
 
 /// The agent has listeners in the pod's namespace: a probe by TCP must not find one of them.
