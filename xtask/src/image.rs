@@ -95,7 +95,7 @@ fn make(name: &str, target_directory: &Path) -> Result<Made> {
 }
 
 /// Fails if another build gives other bytes than `first`.
-fn verify(name: &str, first: &Written) -> Result<()> {
+pub(crate) fn verify(name: &str, first: &Written) -> Result<()> {
     let elsewhere = workspace::target()?.join("image/again");
     if elsewhere.exists() {
         fs::remove_dir_all(&elsewhere).with_context(|| format!("remove {}", elsewhere.display()))?;

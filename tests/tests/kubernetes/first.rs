@@ -12,7 +12,7 @@ const PARALLEL: usize = 5;
 
 /// `MESH_FIRST_CONNECTIONS` says how many pods.
 pub(crate) fn the_first_connection_of_every_pod_is_diverted(meshed: &Meshed) -> Result<()> {
-    let pods: usize = std::env::var("MESH_FIRST_CONNECTIONS").ok().map_or(Ok(20), |count| count.parse())?;
+    let pods: usize = std::env::var("MESH_FIRST_CONNECTIONS").ok().map_or(Ok(5), |count| count.parse())?;
     let server = SocketAddr::new(meshed.pod_on("web", "node-2")?.address, PORT);
     let open = SocketAddr::new(meshed.pod_of("elsewhere", "open")?.address, PORT);
     let capture = meshed.capture()?;

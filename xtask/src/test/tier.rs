@@ -89,7 +89,7 @@ impl Tier {
                 fuzz::run_all(FUZZ_SECONDS)
             }
             Self::Native => with_agent(&NATIVE_BUILD, &NATIVE_RUN, deadline),
-            Self::Kubernetes => on_cluster(deadline),
+            Self::Kubernetes => on_cluster(selection.long, deadline),
             Self::Soak => with_agent(&SOAK, &SOAK_RUN, deadline),
         }
     }
@@ -104,10 +104,14 @@ fn with_agent(tests: &[&str], run: &[&str], deadline: Instant) -> Result<()> {
 }
 
 /// Tests that bring up a cluster.
-fn on_cluster(deadline: Instant) -> Result<()> {
+fn on_cluster(long: bool, deadline: Instant) -> Result<()> {
     let built = cluster::build()?;
     let archive = image::default_archive()?;
     let image = image::write(&image::default_name(), &archive)?;
+    if long {
+        // A whole build more.
+        image::verify(&image::default_name(), &image)?;
+    }
     let mut tests = cargo(&KUBERNETES);
     tests
         .env("MESH_CLUSTER_PROGRAM", built.program)

@@ -10,7 +10,7 @@ const NO_KERNEL: &str = "nothing in it depends on the kernel; with --long, or na
 const CLUSTER: &str = "the kubernetes tier runs it";
 
 /// A file of tests, and why it is left out of an everyday run.
-pub(super) const FILES: [(&str, &str); 24] = [
+pub(super) const FILES: [(&str, &str); 25] = [
     ("apps", TOO_BIG),
     ("audit", NO_KERNEL),
     ("bounds", TOO_BIG),
@@ -34,6 +34,7 @@ pub(super) const FILES: [(&str, &str); 24] = [
     ("rego", NO_KERNEL),
     ("revocation", NO_KERNEL),
     ("service", NO_KERNEL),
+    ("services", CLUSTER),
     ("world", NO_KERNEL),
 ];
 

@@ -7,13 +7,14 @@ use futures_util::StreamExt as _;
 use k8s_openapi::serde::de::DeserializeOwned;
 use kube::api::ListParams;
 use kube::core::Resource;
-use kube::runtime::watcher::{self, Event};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, DefaultBackoff, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::health::Health;
+use super::health::{Health, LATEST};
 use super::read;
 use crate::model::cluster::ObjectName;
 
@@ -24,6 +25,27 @@ const PAGE: u32 = 250;
 const ASK_AGAIN: Duration = Duration::from_secs(300);
 /// The same after no answer at all.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// The pauses of client-go, but none longer than [`LATEST`]; with jitter.
+#[derive(Default)]
+struct Pauses(DefaultBackoff);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0.next()?;
+        // What is cut off is the jitter of what is left.
+        let jitter = Duration::from_millis(u64::from(pause.subsec_millis()) * 5);
+        Some(if pause <= LATEST { pause } else { LATEST.saturating_sub(jitter) })
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
 
 /// News of one kind.
 #[derive(Debug)]
@@ -48,7 +70,7 @@ pub(super) async fn follow<K, T, W>(
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
     let config = watcher::Config::default().page_size(PAGE);
-    let mut events = std::pin::pin!(watch(api, config).default_backoff());
+    let mut events = std::pin::pin!(watch(api, config).backoff(Pauses::default()));
     let (mut listed, mut failing) = (Vec::new(), false);
     while let Some(event) = events.next().await {
         let (name, news) = match event {
@@ -163,6 +185,14 @@ mod tests {
                 other => panic!("{other:?}"),
             },
         }
+    }
+
+    #[test]
+    fn no_pause_is_longer_than_the_latest_and_few_are_alike() {
+        let pauses: Vec<_> = Pauses::default().take(40).collect();
+        assert!(pauses[0] < Duration::from_secs(2) && pauses.iter().all(|pause| *pause <= LATEST), "{pauses:?}");
+        let distinct: std::collections::BTreeSet<_> = pauses[10..].iter().collect();
+        assert!(distinct.len() > 10, "{pauses:?}");
     }
 
     #[tokio::test(start_paused = true)]

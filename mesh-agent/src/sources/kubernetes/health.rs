@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long after its last failure a watch counts as failing: the longest pause between two tries (30 s), and more.
-const CALM: Duration = Duration::from_secs(45);
+/// The longest pause between two tries of a watch that fails. Pods that start after an outage wait for it.
+pub(super) const LATEST: Duration = Duration::from_secs(10);
+/// How long after its last failure a watch counts as failing: that pause, with jitter, and an answer that takes its time.
+const CALM: Duration = Duration::from_secs(30);
 
 /// Which watches fail. Clones share.
 #[derive(Clone, Debug, Default)]
