@@ -324,7 +324,7 @@ impl Collector for Views {
             gauge(&mut encoder, "audit_writable", "Whether the audit log can be written", writable)?;
         }
         if let Some(answered) = self.cluster.as_ref().and_then(|contact| *contact.borrow()) {
-            let help = "When the Kubernetes API answered last, in Unix time: what is in force is as old";
+            let help = "When the Kubernetes API answered last and no watch was failing, in Unix time: what is in force is as old";
             timestamp(&mut encoder, "kubernetes_contact_timestamp", help, answered)?;
         }
         if let Some(end) = view.root_expiry {

@@ -264,3 +264,6 @@ fn named(document: &Value, mistakes: impl IntoIterator<Item = (String, String)>)
     let place = Place { file: None, object: object::describe(document) };
     mistakes.into_iter().map(|(field, reason)| place.mistake(field, reason)).collect()
 }
+
+#[cfg(test)]
+mod tests;
