@@ -77,6 +77,8 @@ pub struct Cluster {
     /// What is known of pods of this node that the API doesn't show yet.
     sandboxes: Tracked<PodUid, SandboxState>,
     made: Made,
+    /// What the Services made last.
+    kept: services::Kept,
 }
 
 impl Cluster {
@@ -215,8 +217,11 @@ impl Cluster {
     /// The configuration that all objects make together. An error only while there was never a Mesh.
     pub fn config(&mut self) -> Result<MeshConfig, ConfigErrors> {
         self.claim();
-        self.forget_changed_services();
+        self.note_changed_services();
         self.documents.refuse(self.intrusions());
+        if self.documents.have_changed() {
+            self.kept.forget();
+        }
         let mut config = self.documents.together()?;
         config.mesh.pod_ranges.extend(self.nodes.iter().flat_map(|(_, node)| node.pod_ranges.iter().copied()));
         config.mesh.pod_ranges.sort_unstable();

@@ -19,6 +19,8 @@ pub(super) struct Made {
     pods: BTreeMap<WorkloadUid, MadePod>,
     /// How many claim each address.
     owners: HashMap<IpAddr, usize>,
+    /// Which workload has each address.
+    at: HashMap<IpAddr, WorkloadUid>,
     /// The addresses that more than one claims: nobody has them.
     pub(super) contested: BTreeSet<IpAddr>,
     /// Those whose claims are known and whose workloads are of before.
@@ -32,6 +34,19 @@ impl Made {
     /// Whether a pod claims an address.
     pub(super) fn is_claimed(&self, address: IpAddr) -> bool {
         self.owners.contains_key(&address)
+    }
+
+    /// The namespace of the workload that has an address.
+    pub(super) fn namespace_at(&self, address: IpAddr) -> Option<&str> {
+        self.pods.get(self.at.get(&address)?)?.workload.as_ref().map(|workload| workload.namespace())
+    }
+
+    fn leave(&mut self, workload: &Workload) {
+        for address in &workload.addresses {
+            if self.at.get(address) == Some(&workload.uid) {
+                self.at.remove(address);
+            }
+        }
     }
 }
 
@@ -51,6 +66,7 @@ impl Cluster {
     pub(super) fn claim(&mut self) {
         let changed = self.changed_pods().unwrap_or_else(|| {
             self.made = Made { with: self.made.with.take(), ..Made::default() };
+            self.kept.forget();
             self.pods.iter().map(|(name, _)| name.clone()).collect()
         });
         let disturbed = self.claim_of(&changed);
@@ -68,6 +84,7 @@ impl Cluster {
         if self.made.with.as_ref() != Some(&config.mesh.trust_domain) {
             self.made.with = Some(config.mesh.trust_domain.clone());
             self.made.stale = self.pods.iter().map(|(name, _)| name.clone()).collect();
+            self.kept.forget();
         }
         let stale = std::mem::take(&mut self.made.stale);
         self.lower(&stale);
@@ -126,7 +143,11 @@ impl Cluster {
                 Some(_) => self.made.pods.insert(uid, MadePod { claims, ..MadePod::default() }),
                 None => self.made.pods.remove(&uid),
             };
-            for address in before.into_iter().flat_map(|before| before.claims) {
+            let before = before.unwrap_or_default();
+            if let Some(workload) = &before.workload {
+                self.made.leave(workload);
+            }
+            for address in before.claims {
                 touched.insert(address);
                 if let Some(owners) = self.made.owners.get_mut(&address) {
                     *owners -= 1;
@@ -136,6 +157,7 @@ impl Cluster {
                 }
             }
         }
+        self.kept.touch(touched.iter().copied());
         let mut disturbed = BTreeSet::new();
         for address in touched {
             let is_contested = self.made.owners.get(&address).is_some_and(|owners| *owners > 1);
@@ -154,20 +176,31 @@ impl Cluster {
         for name in names {
             let Some(pod) = self.pods.get(name) else { continue };
             let membership = self.membership(name, pod);
-            let Some(made) = self.made.pods.get_mut(&WorkloadUid::new(&name.namespace, &name.name)) else { continue };
+            let uid = WorkloadUid::new(&name.namespace, &name.name);
+            let Some(made) = self.made.pods.get(&uid) else { continue };
             #[cfg(test)]
             {
                 self.made.lowered += 1;
             }
             let free = |address: &IpAddr| !self.made.contested.contains(address);
             let addresses: Vec<_> = made.claims.iter().copied().filter(free).collect();
-            (made.workload, made.outside) = match membership {
+            let (now, outside) = match membership {
                 Membership::In if addresses.is_empty() => (None, Vec::new()),
                 Membership::In => (workload(&trust_domain, name, pod, addresses).map(Arc::new), Vec::new()),
                 // It may be one of the mesh's.
                 Membership::Unknown => (None, Vec::new()),
                 _ => (None, addresses),
             };
+            let before = self.made.pods.get_mut(&uid).and_then(|made| {
+                made.outside = outside;
+                std::mem::replace(&mut made.workload, now.clone())
+            });
+            if let Some(before) = before {
+                self.made.leave(&before);
+            }
+            for address in now.iter().flat_map(|workload| &workload.addresses) {
+                self.made.at.insert(*address, uid.clone());
+            }
         }
     }
 

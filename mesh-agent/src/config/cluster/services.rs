@@ -4,7 +4,7 @@
 //! needs the mesh to reach the API server or a DNS server. Where it isn't known yet which of the two a Service is, it is the
 //! mesh's to wait for: kube-proxy may know sooner than we do, and would let plaintext through.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ struct Here<'a> {
 }
 
 /// Whose a Service is.
-#[derive(Clone, Copy, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Owner {
     Mesh,
     Others,
@@ -30,30 +30,51 @@ enum Owner {
     Unsettled,
 }
 
+/// What the Services made last. Most stay as they are when pods change.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    made: BTreeMap<ObjectName, Made>,
+    /// Whose each slice is, or was.
+    of_slices: BTreeMap<ObjectName, ObjectName>,
+    /// Those to be made anew.
+    stale: BTreeSet<ObjectName>,
+    /// Addresses that may be somebody else's now.
+    touched: BTreeSet<IpAddr>,
+    /// Whether all are to be made anew.
+    all: bool,
+}
+
+/// What one Service makes.
+#[derive(Debug)]
+struct Made {
+    owner: Owner,
+    /// If it is the mesh's.
+    service: Option<Arc<Service>>,
+}
+
+impl Kept {
+    /// Who is who has changed at these addresses.
+    pub(super) fn touch(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.touched.extend(addresses);
+    }
+
+    /// Everything may be different.
+    pub(super) fn forget(&mut self) {
+        self.all = true;
+    }
+}
+
 impl Cluster {
     /// Adds the Services to the configuration, whose workloads are there already.
     pub(super) fn add_services(&mut self, config: &mut MeshConfig) {
-        self.forget_changed_services();
-        let node = self.own_node.as_ref();
-        let here = Here { node, zone: node.and_then(|node| self.nodes.get(node)?.zone.as_deref()) };
-        let mut of_service: HashMap<(&str, &str), Vec<&Slice>> = HashMap::new();
-        for (name, slice) in self.slices.iter() {
-            of_service.entry((&name.namespace, &slice.service)).or_default().push(slice);
-        }
-        let namespaces: HashMap<IpAddr, &str> = config
-            .workloads
-            .iter()
-            .flat_map(|workload| workload.addresses.iter().map(|address| (*address, workload.namespace())))
-            .collect();
-        let (mut made, mut space) = (Vec::new(), ServiceSpace::default());
-        for (name, service) in self.services.iter() {
-            let slices = of_service.get(&(&*name.namespace, &*name.name)).map_or(&[][..], Vec::as_slice);
-            let owner = match service.is_proxied_elsewhere {
-                true => Owner::Others,
-                false => self.owner(config, &namespaces, name, slices),
-            };
-            match owner {
-                Owner::Mesh => made.push(Arc::new(make(&namespaces, name, service, slices, here))),
+        self.note_changed_services();
+        self.make_services(config);
+        let mut space = ServiceSpace::default();
+        let mut made = Vec::new();
+        for (name, known) in &self.kept.made {
+            let Some(service) = self.services.get(name) else { continue };
+            match known.owner {
+                Owner::Mesh => made.extend(known.service.clone()),
                 Owner::Others => space.foreign.extend(&service.addresses),
                 Owner::Unsettled => space.unsettled.extend(&service.addresses),
             }
@@ -69,11 +90,74 @@ impl Cluster {
         config.services.dedup_by(|one, other| one.uid == other.uid);
     }
 
-    /// What the Services are is no news any more.
-    pub(super) fn forget_changed_services(&mut self) {
-        self.services.take_changed();
-        self.slices.take_changed();
+    /// What the Services are is no news any more, but for whoever makes them anew.
+    pub(super) fn note_changed_services(&mut self) {
         self.service_ranges.take_changed();
+        self.kept.stale.extend(self.services.take_changed());
+        for name in self.slices.take_changed() {
+            let now = self
+                .slices
+                .get(&name)
+                .map(|slice| ObjectName { namespace: name.namespace.clone(), name: slice.service.clone() });
+            let before = match &now {
+                Some(now) => self.kept.of_slices.insert(name, now.clone()),
+                None => self.kept.of_slices.remove(&name),
+            };
+            self.kept.stale.extend(before.into_iter().chain(now));
+        }
+    }
+
+    /// Makes those Services anew that may be something else than before.
+    fn make_services(&mut self, config: &MeshConfig) {
+        let mut stale = std::mem::take(&mut self.kept.stale);
+        let touched = std::mem::take(&mut self.kept.touched);
+        if std::mem::take(&mut self.kept.all) {
+            self.kept.made.clear();
+            stale = self.services.iter().map(|(name, _)| name.clone()).collect();
+        } else if !touched.is_empty() {
+            let is_touched = |slice: &Slice| {
+                slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses).any(|address| touched.contains(address))
+            };
+            let theirs = self.slices.iter().filter(|(_, slice)| is_touched(slice));
+            stale.extend(theirs.filter_map(|(name, _)| self.kept.of_slices.get(name).cloned()));
+        }
+        if stale.is_empty() {
+            return;
+        }
+        let node = self.own_node.as_ref();
+        let here = Here { node, zone: node.and_then(|node| self.nodes.get(node)?.zone.as_deref()) };
+        let mut of_service: HashMap<(&str, &str), Vec<&Slice>> =
+            stale.iter().map(|name| ((&*name.namespace, &*name.name), Vec::new())).collect();
+        for (name, slice) in self.slices.iter() {
+            if let Some(slices) = of_service.get_mut(&(&*name.namespace, &*slice.service)) {
+                slices.push(slice);
+            }
+        }
+        let addresses = of_service.values().flatten().flat_map(|slice| &slice.endpoints).flat_map(|one| &one.addresses);
+        let written = config.workloads.iter().filter(|workload| workload.pod.is_none());
+        let written: HashMap<IpAddr, &str> = written
+            .flat_map(|workload| workload.addresses.iter().map(|address| (*address, workload.namespace())))
+            .collect();
+        let namespaces: HashMap<IpAddr, &str> = addresses
+            .filter_map(|address| {
+                let of_pod = self.made.namespace_at(*address);
+                Some((*address, of_pod.or_else(|| written.get(address).copied())?))
+            })
+            .collect();
+        let mut made = Vec::new();
+        for name in &stale {
+            let Some(service) = self.services.get(name) else { continue };
+            let slices = of_service.get(&(&*name.namespace, &*name.name)).map_or(&[][..], Vec::as_slice);
+            let owner = match service.is_proxied_elsewhere {
+                true => Owner::Others,
+                false => self.owner(config, &namespaces, name, slices),
+            };
+            let is_ours = owner == Owner::Mesh;
+            let service = is_ours.then(|| Arc::new(make(&namespaces, name, service, slices, here)));
+            made.push((name.clone(), Made { owner, service }));
+        }
+        stale.iter().for_each(|name| drop(self.kept.made.remove(name)));
+        self.kept.made.extend(made);
     }
 
     /// One workload makes a Service the mesh's. One who is known not to be in the mesh makes it others', if nobody does: whoever
@@ -160,4 +244,4 @@ impl Here<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

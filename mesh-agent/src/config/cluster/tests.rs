@@ -251,7 +251,25 @@ fn changes_one_after_the_other_make_what_all_make_at_once() {
         let who = name(["shop", "free", "other"][usize::try_from(random(3)).unwrap()], &format!("p{}", random(6)));
         let address: IpAddr = format!("10.1.{}.{}", 1 + random(2), 2 + random(5)).parse().unwrap();
         let uid = PodUid::parse(&format!("u{}", random(8))).unwrap();
-        match random(8) {
+        match random(11) {
+            8 => {
+                let service = name(["shop", "other"][usize::try_from(random(2)).unwrap()], &format!("s{}", random(3)));
+                let number = random(4);
+                let addresses = vec![format!("10.96.0.{number}").parse().unwrap()];
+                let made = ClusterService { addresses, ..services::tests::service() };
+                if random(4) == 0 { grown.services().remove(&service) } else { grown.services().insert(service, made) }
+            }
+            9 => {
+                let named = name(["shop", "other"][usize::try_from(random(2)).unwrap()], &format!("e{}", random(4)));
+                let endpoints = [services::tests::endpoint(&address.to_string())];
+                let service = format!("s{}", random(3));
+                let slice = Slice { service, ..services::tests::slice(&endpoints) };
+                if random(4) == 0 { grown.slices().remove(&named) } else { grown.slices().insert(named, slice) }
+            }
+            10 => {
+                let spec = json!({"node": "m", "addresses": [format!("192.0.2.{}", random(3))]});
+                set(&mut grown, "Workload", &name("shop", "vm"), spec);
+            }
             0 => grown.pods().remove(&who),
             1 => grown.sandboxes().insert(uid, SandboxState::Runs(vec![address])),
             2 => grown.sandboxes().insert(uid, SandboxState::Ended),
@@ -274,6 +292,12 @@ fn changes_one_after_the_other_make_what_all_make_at_once() {
         fresh.nodes().replace(grown.nodes.iter().map(|(name, known)| (name.clone(), known.clone())));
         fresh.pods().replace(grown.pods.iter().map(|(name, known)| (name.clone(), known.clone())));
         fresh.sandboxes().replace(grown.sandboxes.iter().map(|(uid, known)| (uid.clone(), known.clone())));
+        fresh.services().replace(grown.services.iter().map(|(name, known)| (name.clone(), known.clone())));
+        fresh.slices().replace(grown.slices.iter().map(|(name, known)| (name.clone(), known.clone())));
+        let vm = name("shop", "vm");
+        if let Some((_, written)) = grown.documents.forms("Workload").find(|(name, _)| **name == vm) {
+            set(&mut fresh, "Workload", &vm, written["spec"].clone());
+        }
         assert_eq!(grown.config().unwrap(), fresh.config().unwrap());
         assert_eq!(grown.contested(), fresh.contested());
     }

@@ -92,7 +92,7 @@ fn names() -> BTreeSet<String> {
         }),
         audit: Some(log.handle()),
         cluster: Some(watch::channel(at).1),
-        kubelet: None,
+        kubelet: Some(watch::channel(Err(String::new())).1),
     });
     carry_one(&metrics);
     let text = classic(&metrics.encode().unwrap());

@@ -5,7 +5,7 @@ use super::super::{Namespace, Node};
 use super::*;
 use crate::model::service::{Affinity, TrafficPolicy};
 
-fn service() -> ClusterService {
+pub(in crate::config::cluster) fn service() -> ClusterService {
     ClusterService {
         addresses: vec!["10.96.0.9".parse().unwrap()],
         external: Vec::new(),
@@ -17,12 +17,12 @@ fn service() -> ClusterService {
     }
 }
 
-fn endpoint(address: &str) -> SliceEndpoint {
+pub(in crate::config::cluster) fn endpoint(address: &str) -> SliceEndpoint {
     let addresses = vec![address.parse().unwrap()];
     SliceEndpoint { addresses, condition: Condition::Ready, node: None, for_nodes: Vec::new(), for_zones: Vec::new() }
 }
 
-fn slice(endpoints: &[SliceEndpoint]) -> Slice {
+pub(in crate::config::cluster) fn slice(endpoints: &[SliceEndpoint]) -> Slice {
     Slice { service: "web".to_owned(), ports: vec![("http".to_owned(), 8080)], endpoints: endpoints.to_vec() }
 }
 
