@@ -69,6 +69,8 @@ struct Held<G> {
     number: u32,
     older: Older,
     carried: Carried<G>,
+    /// Whether a process of it has been seen.
+    ran: bool,
 }
 
 /// Who carries a pod's connections.
@@ -114,9 +116,8 @@ where
                 }
                 told = tell;
             }
-            let is_over = |uid: &WorkloadUid, held: &mut Held<G>| {
-                !wanted.contains_key(uid) && self.lets_go(&state, &held.workload)
-            };
+            let is_over =
+                |uid: &WorkloadUid, held: &mut Held<G>| !wanted.contains_key(uid) && self.lets_go(&state, held);
             for (uid, held) in pods.extract_if(.., is_over).collect::<Vec<_>>() {
                 tracing::info!(target: "audit", workload = %uid, "workload withdrawn");
                 self.withdraw(&maps, &mut numbers, held.netns.cookie())?;
@@ -180,16 +181,21 @@ where
     }
 
     /// Whether what was a workload is plain again, or no more.
-    fn lets_go(&self, state: &MeshState, workload: &Workload) -> bool {
-        let Some(pod) = &workload.pod else { return true };
+    fn lets_go(&self, state: &MeshState, held: &mut Held<G>) -> bool {
+        let Some(pod) = &held.workload.pod else { return true };
         if state.released().has(pod) || self.sandboxes.has_ended(pod) {
             return true;
         }
         // Deleted by force, or finished by somebody's word: it is in the mesh as long as anything of it runs.
         match sys::pod::runs(&self.cgroup_root, pod.as_str()) {
-            Ok(runs) => !runs,
+            Ok(true) => {
+                held.ran = true;
+                false
+            }
+            // It may have been handed over and not have begun yet.
+            Ok(false) => held.ran || self.sandboxes.container(pod).is_none(),
             Err(error) => {
-                tracing::warn!(%error, workload = %workload.uid, "it can't be told whether the pod still runs");
+                tracing::warn!(%error, workload = %held.workload.uid, "it can't be told whether the pod still runs");
                 false
             }
         }
@@ -278,7 +284,7 @@ where
         enrol::attach(&mut self.kernel, &netns)?;
         enrol::publish(maps, workload, place.cgroup, cookie, number)?;
         let (older, carried) = (Older::of(again), Carried::Waiting(listeners));
-        Ok(Held { workload: Arc::clone(workload), netns, number, older, carried })
+        Ok(Held { workload: Arc::clone(workload), netns, number, older, carried, ran: false })
     }
 
     fn locate(&self, workload: &Workload) -> Result<Place, PodError> {

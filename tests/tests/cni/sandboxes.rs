@@ -127,13 +127,10 @@ pub(super) fn a_pod_with_a_namespace_in_it(stage: &Stage, server: &str) -> Resul
 pub(super) fn who_loses_its_address_is_closed(
     stage: &mut Stage,
     client: &Pod,
-    outsider: &Pod,
+    (outsider, open): (&Pod, &str),
     server: &str,
 ) -> Result<()> {
-    stage.api.apply(&pod_document("plain", "thief"))?;
-    let status = format!(r#"{{"status":{{"phase":"Running","podIP":"{server}","podIPs":[{{"ip":"{server}"}}]}}}}"#);
-    let patch = ["patch", "pod", "thief", "-n", "plain", "--subresource=status", "--type=merge", "-p", &status];
-    stage.api.kubectl(&patch)?;
+    say_address(stage, "thief", server)?;
     let fenced = |stage: &Stage| {
         wait_until(LIMIT, "the server is fenced", || {
             // An agent that has just begun doesn't answer yet.
@@ -145,6 +142,24 @@ pub(super) fn who_loses_its_address_is_closed(
     for pod in [outsider, client] {
         claims::is_refused(&call(pod, server)?)?;
     }
+    // So it goes with one that has been handed over and hasn't begun yet: what it does first is refused too.
+    let _open = serve(&outsider.place)?;
+    say_address(stage, "outsider", open)?;
+    claims::answer_is_right(&call(client, open)?)?;
+    let early = stage.pod("shop", "early")?;
+    let result = stage.add(&early)?;
+    say_address(stage, "thief", &address(&result)?)?;
+    wait_until(LIMIT, "the pod that has not begun is fenced", || {
+        let told: Vec<Value> = serde_json::from_str(&stage.workloads()?)?;
+        let is_early = |one: &&Value| one["workload"] == "shop/early";
+        let why = told.iter().find(is_early).and_then(|one| one["reason"].as_str());
+        Ok(why.is_some_and(|why| why.contains("another pod claims")).then_some(()))
+    })?;
+    claims::is_refused(&call(&early, open)?)?;
+    stage.runtime.del(&early.sandbox, &result)?;
+    stage.wait_workload("shop/early", false)?;
+    say_address(stage, "thief", server)?;
+    fenced(stage)?;
     // A new agent finds it so, and leaves it so.
     stage.agent.kill9()?;
     stage.agent.start_again()?;
@@ -155,6 +170,14 @@ pub(super) fn who_loses_its_address_is_closed(
         Ok(claims::answer_is_right(&call(client, server)?).is_ok().then_some(()))
     })?;
     claims::is_refused(&call(outsider, server)?)
+}
+
+/// Says as a kubelet does that a pod outside the mesh has this address.
+fn say_address(stage: &Stage, name: &str, address: &str) -> Result<()> {
+    stage.api.apply(&pod_document("plain", name))?;
+    let status = format!(r#"{{"status":{{"phase":"Running","podIP":"{address}","podIPs":[{{"ip":"{address}"}}]}}}}"#);
+    let patch = ["patch", "pod", name, "-n", "plain", "--subresource=status", "--type=merge", "-p", &status];
+    stage.api.kubectl(&patch).map(drop)
 }
 
 /// `kubectl delete --force` takes the object at once, and the processes later.
