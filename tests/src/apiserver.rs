@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::cluster::{ETCD, etcd_arguments};
+use crate::mesh::agent_bin;
 use crate::process::{Place, Process};
 use crate::wait::wait_until;
 use crate::world::Node;
@@ -18,6 +19,27 @@ const PORT: u16 = 16443;
 const TOKEN: &str = "tests-only";
 /// A cold start on a busy machine.
 const UP: Duration = Duration::from_secs(120);
+
+/// The namespace `shop` in the mesh, the nodes `a` and `b` with the ranges of their pods, and a strict Mesh with the CA in `CA`.
+const OBJECTS: &str = "apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {mesh.hauberk.dev/enrolled: 'true'}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: a}
+spec: {podCIDR: 10.42.1.0/24, podCIDRs: [10.42.1.0/24]}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: b}
+spec: {podCIDR: 10.42.2.0/24, podCIDRs: [10.42.2.0/24]}
+---
+apiVersion: mesh.hauberk.dev/v1alpha1
+kind: Mesh
+metadata: {name: mesh}
+spec: {trustDomain: mesh.test, mtls: {mode: STRICT}, issuer: {embedded: {certificate: CA/ca.crt, key: CA/ca.key}}}
+";
 
 /// The API server; killed when dropped.
 #[derive(Debug)]
@@ -62,6 +84,16 @@ impl ApiServer {
         api.kubectl(&["apply", "--kustomize", &definitions.to_string_lossy()])?;
         let established = ["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"];
         api.kubectl(&established)?;
+        Ok(api)
+    }
+
+    /// The same, with a CA and what an agent needs: the namespace `shop` in the mesh, the nodes `a` and `b`, a strict Mesh.
+    pub fn with_mesh(node: &Node, directory: &Path) -> Result<Self> {
+        let ca = directory.join("ca");
+        let mut init = node.place().command(agent_bin()?);
+        node.place().run(init.args(["ca", "init", "--trust-domain", "mesh.test", "--dir"]).arg(&ca))?.success()?;
+        let api = Self::start(node, directory)?;
+        api.apply(&OBJECTS.replace("CA", &ca.display().to_string()))?;
         Ok(api)
     }
 

@@ -49,30 +49,6 @@ const NETWORK: &str = r#"{
 "#;
 /// Where distributions put the standard plugins.
 const STANDARD: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
-const OBJECTS: &str = "apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {mesh.hauberk.dev/enrolled: 'true'}}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: plain}
----
-apiVersion: v1
-kind: Node
-metadata: {name: a}
-spec: {podCIDR: 10.42.1.0/24, podCIDRs: [10.42.1.0/24]}
----
-apiVersion: v1
-kind: Node
-metadata: {name: b}
-spec: {podCIDR: 10.42.2.0/24, podCIDRs: [10.42.2.0/24]}
----
-apiVersion: mesh.hauberk.dev/v1alpha1
-kind: Mesh
-metadata: {name: mesh}
-spec: {trustDomain: mesh.test, mtls: {mode: STRICT}, issuer: {embedded: {certificate: CA/ca.crt, key: CA/ca.key}}}
-";
-
 /// A node with a runtime, an agent and an API server.
 struct Stage {
     agent: Agent,
@@ -101,17 +77,15 @@ impl Stage {
             .pod(PodSpec::outsider("open"))
             .build()?;
         let (node, directory) = (world.node("a"), world.directory());
-        let [bin, configuration, own, ca] = ["bin", "net.d", "agent", "ca"].map(|name| directory.join(name));
+        let [bin, configuration, own] = ["bin", "net.d", "agent"].map(|name| directory.join(name));
         for path in [&bin, &configuration, &own] {
             std::fs::create_dir(path)?;
         }
         let before = NETWORK.replace("DATA", &directory.join("ipam").display().to_string());
         let conflist = configuration.join("10-podnet.conflist");
         std::fs::write(&conflist, &before)?;
-        let mut init = node.place().command(agent_bin()?);
-        node.place().run(init.args(["ca", "init", "--trust-domain", "mesh.test", "--dir"]).arg(&ca))?.success()?;
-        let api = ApiServer::start(node, directory)?;
-        api.apply(&OBJECTS.replace("CA", &ca.display().to_string()))?;
+        let api = ApiServer::with_mesh(node, directory)?;
+        api.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: plain}\n")?;
         let known = directory.join("known.json");
         let show = |path: &Path| path.display().to_string();
         let socket = own.join("cni.sock");

@@ -19,26 +19,6 @@ use serde_json::Value;
 
 const ADMIN_PORT: u16 = 7001;
 const SERVICE_PORT: u16 = 80;
-const OBJECTS: &str = "apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {mesh.hauberk.dev/enrolled: 'true'}}
----
-apiVersion: v1
-kind: Node
-metadata: {name: a}
-spec: {podCIDR: 10.42.1.0/24, podCIDRs: [10.42.1.0/24]}
----
-apiVersion: v1
-kind: Node
-metadata: {name: b}
-spec: {podCIDR: 10.42.2.0/24, podCIDRs: [10.42.2.0/24]}
----
-apiVersion: mesh.hauberk.dev/v1alpha1
-kind: Mesh
-metadata: {name: mesh}
-spec: {trustDomain: mesh.test, mtls: {mode: STRICT}, issuer: {embedded: {certificate: CA/ca.crt, key: CA/ca.key}}}
-";
-
 /// A node with an agent, an API server, and the pods `client`, `one` and `two` in the mesh. Whatever leaves node `a` for an
 /// address of a Service as it is meets a server on node `b`, which answers for all: a kube-proxy that knows before we do.
 struct Stage {
@@ -60,15 +40,12 @@ impl Stage {
             .node("b")
             .build()?;
         let (node, directory) = (world.node("a"), world.directory());
-        let [own, ca] = ["agent", "ca"].map(|name| directory.join(name));
+        let own = directory.join("agent");
         std::fs::create_dir(&own)?;
-        let mut init = node.place().command(agent_bin()?);
-        node.place().run(init.args(["ca", "init", "--trust-domain", "mesh.test", "--dir"]).arg(&ca))?.success()?;
         let far = world.node("b");
         node.place().netns.ip(&format!("route add 10.96.0.0/16 via {}\n", far.address()))?;
         far.place().netns.ip("link set lo up\nroute add local 10.96.0.0/16 dev lo\n")?;
-        let api = ApiServer::start(node, directory)?;
-        api.apply(&OBJECTS.replace("CA", &ca.display().to_string()))?;
+        let api = ApiServer::with_mesh(node, directory)?;
         let mut running = vec![serve(far.place(), SERVICE_PORT)?];
         let mut places = Vec::new();
         for name in ["client", "one", "two"] {
