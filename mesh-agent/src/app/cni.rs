@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::RunError;
@@ -42,8 +42,6 @@ const FETCH: Duration = Duration::from_secs(3);
 const HOLD: Duration = Duration::from_secs(10);
 /// Pods that have ended and are still shown: more, and a DEL waits.
 const ENDED: usize = 1024;
-/// How often it is looked whether the plugin is in place.
-const LOOK: Duration = Duration::from_millis(200);
 /// How long a file waits that couldn't be written.
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -108,10 +106,9 @@ pub(super) fn start(
     if let (Some(plugins), Some(configuration)) = (cni_bin_dir, cni_conf_dir) {
         let socket = socket.as_deref().unwrap_or(Path::new(SOCKET));
         let entry = conflist::entry(&socket.to_string_lossy(), &args.cni_known.to_string_lossy());
-        tasks.spawn(say_placed(plugins.clone(), configuration.clone(), entry.clone(), facts.placed));
         let installer = Installer::new(plugins, configuration, entry);
         let leave = facts.uninstalled.clone();
-        tasks.spawn(async move { match installer.run(leave, left).await {} });
+        tasks.spawn(async move { match installer.run(leave, left, facts.placed).await {} });
     }
     let Some(path) = socket else { return Ok(has_left) };
     let records = Mutex::new(records_beside(&path));
@@ -136,26 +133,6 @@ pub(super) fn start(
         Ok(())
     });
     Ok(has_left)
-}
-
-/// Says once that the plugin is in place.
-async fn say_placed(
-    plugins: PathBuf,
-    configuration: PathBuf,
-    entry: String,
-    placed: watch::Sender<bool>,
-) -> Result<(), RunError> {
-    loop {
-        let (plugins, configuration, entry) = (plugins.clone(), configuration.clone(), entry.clone());
-        let look = spawn_blocking(move || {
-            installer::read(&configuration).is_ok_and(|files| installer::is_in_place(&plugins, &files, &entry))
-        });
-        if look.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
-            placed.send_replace(true);
-            return std::future::pending().await;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 /// Takes the plugin off this node, with what it knew.

@@ -41,19 +41,28 @@ impl Installer {
     }
 
     /// Looks and puts right, for ever; while `leave` says so, it takes the plugin off the node instead, and tells `left` once
-    /// that is done.
-    pub async fn run(mut self, mut leave: watch::Receiver<bool>, left: watch::Sender<bool>) -> Infallible {
+    /// that is done. Tells `placed` once that the plugin is in place.
+    pub async fn run(
+        mut self,
+        mut leave: watch::Receiver<bool>,
+        left: watch::Sender<bool>,
+        placed: watch::Sender<bool>,
+    ) -> Infallible {
         loop {
             let leaves = *leave.borrow_and_update();
+            let was_placed = *placed.borrow();
             // Never cut off: what it does must not come after what is done next.
             let look = spawn_blocking(move || {
                 let outcome = if leaves { self.leave() } else { self.look() };
-                (self, outcome)
+                let is_placed = was_placed || self.is_placed();
+                (self, outcome, is_placed)
             });
-            let (installer, outcome) = look.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            let (installer, outcome, is_placed) =
+                look.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
             self = installer;
             let has_left = leaves && outcome.is_ok();
             left.send_if_modified(|known| std::mem::replace(known, has_left) != has_left);
+            placed.send_if_modified(|known| std::mem::replace(known, is_placed) != is_placed);
             self.report(outcome);
             tokio::select! {
                 () = sleep(LOOK) => {}
@@ -78,6 +87,10 @@ impl Installer {
                 }
             }
         }
+    }
+
+    fn is_placed(&self) -> bool {
+        read(&self.configuration).is_ok_and(|files| is_in_place(&self.plugins, &files, &self.entry))
     }
 
     fn leave(&mut self) -> io::Result<Vec<Step>> {
